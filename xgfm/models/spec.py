@@ -1,0 +1,199 @@
+"""Frozen records of what a model is and what a task takes and gives.
+
+In: published facts. Out: values that travel in Dask graphs, JSON files and attributes. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from xgfm.errors import TaskError
+
+PRITHVI_BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
+"""STAC common names of BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2, in the models' order."""
+
+Layout = Literal["v1", "v2", "terratorch", "mmseg", "xgfm"]
+Coordinate = Literal["time", "location"]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Band statistics that inputs are normalised with."""
+
+    mean: tuple[float, ...]
+    """Mean of each band, in units of ``reflectance_scale``."""
+    std: tuple[float, ...]
+    """Standard deviation of each band, same units."""
+    reflectance_scale: float = 1e-4
+    """Reflectance of one unit: 1e-4 for HLS digital numbers (x 10000), 1.0 for 0-1 reflectance."""
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise TaskError(f"mean has {len(self.mean)} values and std {len(self.std)}; give one of each per band")
+        if min(self.std) <= 0:
+            raise TaskError(f"std must be positive in every band, got {self.std}")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsSource:
+    """Where published weights are and how their state dict is laid out."""
+
+    layout: Layout
+    """Naming of the keys: `checkpoint.py` knows how to read each."""
+    repo: str | None = None
+    """Hugging Face repository, ``owner/name``; None for weights that are not on the Hub."""
+    filename: str | None = None
+    """File in the repository, or beside the registry for bundled weights."""
+    revision: str = "main"
+    sha256: str | None = None
+    """Digest of the file where it is known; a file of another digest is refused."""
+    size: str = ""
+    """Rough size, for people: '1.3 GB'."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A Prithvi-shaped masked autoencoder: its sizes and the input that it was trained on."""
+
+    name: str
+    title: str
+    patch_size: tuple[int, int, int]
+    """(frames, rows, columns) of one token."""
+    frames: int
+    """Frames that the position table was built for."""
+    embed_dim: int
+    depth: int
+    num_heads: int
+    statistics: Statistics
+    bands: tuple[str, ...] = PRITHVI_BANDS
+    image_size: int = 224
+    """Rows and columns, in pixels, that the position table was built for."""
+    mlp_ratio: float = 4.0
+    decoder_embed_dim: int = 512
+    decoder_depth: int = 8
+    decoder_num_heads: int = 16
+    coords: tuple[Coordinate, ...] = ()
+    """Encodings of the TL models."""
+    coords_scale_learned: bool = False
+    norm_eps: float = 1e-5
+    mask_ratio: float = 0.75
+    norm_pix_loss: bool = False
+    pixel_size: float = 30.0
+    """Metres."""
+    weights: WeightsSource | None = None
+    licence: str = "Apache-2.0"
+    paper: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.statistics.mean) != len(self.bands):
+            raise TaskError(
+                f"model {self.name!r} has {len(self.bands)} bands but statistics of {len(self.statistics.mean)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ClassInfo:
+    """One class of a map."""
+
+    name: str
+    color: str
+    """``#rrggbb``."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"#[0-9a-f]{6}", self.color):
+            raise TaskError(f"colour of class {self.name!r} is {self.color!r}; write it as '#rrggbb' in lower case")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What to predict: encoder, head, classes, frames, input statistics and source of the weights."""
+
+    name: str
+    title: str
+    model: ModelSpec
+    statistics: Statistics
+    """Of the task's own training set; often not those of the encoder's pre-training."""
+    classes: tuple[ClassInfo, ...]
+    """In the order of the logits; empty for regression."""
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    """JSON description of necks, decoder and head that `models.build` turns into a module."""
+    kind: Literal["segmentation", "regression"] = "segmentation"
+    frames: int = 1
+    """Time steps that one prediction takes; 1 keeps ``time`` in the output."""
+    window: int = 224
+    """Rows and columns, in pixels, that the model sees at once."""
+    halo: int = 16
+    """Pixels at a window's edge whose output is thrown away."""
+    pixel_size: float = 30.0
+    """Metres."""
+    composite: Literal["median", "medoid", "clearest"] = "median"
+    """How a longer series becomes ``frames`` steps when `predict` has to choose."""
+    nodata_fill: float = 0.0
+    """What the model is fed where a pixel is missing."""
+    nodata_units: Literal["normalised", "input"] = "normalised"
+    """Whether ``nodata_fill`` is put in after normalising (0 = band mean) or before (0 = no reflectance)."""
+    coords: tuple[Coordinate, ...] = ()
+    """Encodings that the task was fine-tuned with; empty where the metadata was not passed."""
+    units: str = "1"
+    """Units of a regression."""
+    quirks: tuple[str, ...] = ()
+    """What a reader must know and the general path does not do; each is a sentence."""
+    demonstration: bool = False
+    """True for a task that shows how xgfm works and is a map of nothing."""
+    weights: WeightsSource | None = None
+    licence: str = "Apache-2.0"
+    paper: str = ""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands in the model's order."""
+        return self.model.bands
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.\-]*", self.name):
+            raise TaskError(f"task name {self.name!r} must start with a letter and hold only letters, digits, - _ .")
+        if self.window - 2 * self.halo < 1:
+            raise TaskError(f"task {self.name!r}: window {self.window} leaves nothing inside a halo of {self.halo}")
+        if self.kind == "segmentation" and not 2 <= len(self.classes) <= 255:
+            raise TaskError(f"task {self.name!r} has {len(self.classes)} classes; a segmentation has 2 to 255")
+        if len(self.statistics.mean) != len(self.bands):
+            raise TaskError(f"task {self.name!r}: {len(self.bands)} bands, statistics of {len(self.statistics.mean)}")
+
+
+def to_json(spec: ModelSpec | TaskSpec) -> dict[str, Any]:
+    """Return a record as plain JSON values, for `config.json`."""
+    return dataclasses.asdict(spec)
+
+
+def _statistics(values: Mapping[str, Any]) -> Statistics:
+    return Statistics(tuple(values["mean"]), tuple(values["std"]), values["reflectance_scale"])
+
+
+def _weights(values: Mapping[str, Any] | None) -> WeightsSource | None:
+    return None if values is None else WeightsSource(**values)
+
+
+def model_from_json(values: Mapping[str, Any]) -> ModelSpec:
+    """Build a `ModelSpec` from `to_json`'s answer."""
+    kept = dict(values)
+    kept["statistics"] = _statistics(kept["statistics"])
+    kept["weights"] = _weights(kept.get("weights"))
+    for name in ("patch_size", "bands", "coords"):
+        kept[name] = tuple(kept[name])
+    return ModelSpec(**kept)
+
+
+def task_from_json(values: Mapping[str, Any]) -> TaskSpec:
+    """Build a `TaskSpec` from `to_json`'s answer."""
+    kept = dict(values)
+    kept["model"] = model_from_json(kept["model"])
+    kept["statistics"] = _statistics(kept["statistics"])
+    kept["weights"] = _weights(kept.get("weights"))
+    kept["classes"] = tuple(ClassInfo(**c) for c in kept["classes"])
+    kept["coords"] = tuple(kept["coords"])
+    kept["quirks"] = tuple(kept["quirks"])
+    return TaskSpec(**kept)
