@@ -1,0 +1,75 @@
+"""A geospatial foundation model as a verb of xarray.
+
+``import xgfm`` registers the accessor ``.gfm`` on DataArray and Dataset. It loads neither torch nor rasterio: each
+public name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from xgfm import accessor as _accessor  # registers .gfm
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from xgfm.cube.check import check as check
+    from xgfm.cube.composite import composite as composite
+    from xgfm.cube.mask import mask as mask
+    from xgfm.cube.open import open_hls as open_hls
+    from xgfm.cube.open import open_items as open_items
+    from xgfm.cube.catalogs import load_items as load_items
+    from xgfm.cube.catalogs import save_items as save_items
+    from xgfm.cube.catalogs import search as search
+    from xgfm.infer.embed import embed as embed
+    from xgfm.infer.predict import predict as predict
+    from xgfm.infer.reconstruct import reconstruct as reconstruct
+    from xgfm.models.handle import load_model as load_model
+    from xgfm.models.handle import load_task as load_task
+    from xgfm.models.handle import register_task as register_task
+    from xgfm.models.handle import tasks as tasks
+    from xgfm.models.spec import ClassInfo as ClassInfo
+    from xgfm.models.spec import ModelSpec as ModelSpec
+    from xgfm.models.spec import Statistics as Statistics
+    from xgfm.models.spec import TaskSpec as TaskSpec
+    from xgfm.plot import plot as plot
+    from xgfm.store.write import to_cog as to_cog
+    from xgfm.store.write import to_zarr as to_zarr
+
+_PUBLIC = {
+    "open_hls": "cube.open",
+    "open_items": "cube.open",
+    "search": "cube.catalogs",
+    "save_items": "cube.catalogs",
+    "load_items": "cube.catalogs",
+    "mask": "cube.mask",
+    "composite": "cube.composite",
+    "check": "cube.check",
+    "predict": "infer.predict",
+    "embed": "infer.embed",
+    "reconstruct": "infer.reconstruct",
+    "load_task": "models.handle",
+    "load_model": "models.handle",
+    "register_task": "models.handle",
+    "tasks": "models.handle",
+    "TaskSpec": "models.spec",
+    "ModelSpec": "models.spec",
+    "Statistics": "models.spec",
+    "ClassInfo": "models.spec",
+    "to_zarr": "store.write",
+    "to_cog": "store.write",
+    "plot": "plot",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'xgfm' has no attribute {name!r}")
+    return getattr(import_module(f"xgfm.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

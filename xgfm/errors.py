@@ -56,3 +56,7 @@ class MissingExtraError(ImportError):
 
     def __init__(self, package: str, extra: str, need: str) -> None:
         super().__init__(f'{need} needs {package}, which is not installed: pip install "xgfm[{extra}]"')
+
+    def __reduce__(self) -> tuple[type[ImportError], tuple[str]]:
+        # Dask pickles what a worker raises; pickle would call __init__ with the message alone.
+        return ImportError, (str(self),)
