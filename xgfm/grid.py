@@ -300,7 +300,7 @@ def _check_fit(crs: CRS, left: float, top: float, width: float, height: float, s
     degrees = max(abs(left), abs(right)) <= 360.5 and max(abs(top), abs(bottom)) <= 90.5
     if crs.geographic and not degrees:
         raise GridError(
-            f"x from {left:g} to {right:g} and y from {bottom:g} to {top:g} are not degrees, but the CRS is {crs_name(crs)}; "
+            f"x from {left:g} to {right:g} and y from {bottom:g} to {top:g} are not degrees under {crs_name(crs)}; "
             "name the CRS of these coordinates with assign_crs('EPSG:326..')"
         )
     if not crs.geographic and degrees and abs(step) < 0.01:
