@@ -153,8 +153,8 @@ def _blockwise(pixels: Any, fmask: Any, options: dict[str, Any]) -> Any:
     import dask.array as da
 
     if not isinstance(pixels, np.ndarray):  # the cube keeps its chunks; the Fmask follows
-        fmask = da.asarray(fmask).rechunk((pixels.chunks[0], *pixels.chunks[2:]))  # type: ignore[no-untyped-call]
-    return da.blockwise(  # type: ignore[no-untyped-call]
+        fmask = da.asarray(fmask).rechunk((pixels.chunks[0], *pixels.chunks[2:]))
+    return da.blockwise(
         mask_block, "tbyx", pixels, "tbyx", fmask, "tyx",
         dtype=pixels.dtype, meta=np.empty((0, 0, 0, 0), pixels.dtype), **options,
     )  # fmt: skip
