@@ -9,19 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from xgfm import accessor as _accessor  # registers .gfm
+from xgfm import accessor as accessor  # registers .gfm
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from xgfm.cube.check import check as check
+    from xgfm.cube.catalogs import load_items as load_items
+    from xgfm.cube.catalogs import save_items as save_items
+    from xgfm.cube.catalogs import search as search
     from xgfm.cube.composite import composite as composite
     from xgfm.cube.mask import mask as mask
     from xgfm.cube.open import open_hls as open_hls
     from xgfm.cube.open import open_items as open_items
-    from xgfm.cube.catalogs import load_items as load_items
-    from xgfm.cube.catalogs import save_items as save_items
-    from xgfm.cube.catalogs import search as search
+    from xgfm.infer.check import check as check
     from xgfm.infer.embed import embed as embed
     from xgfm.infer.predict import predict as predict
     from xgfm.infer.reconstruct import reconstruct as reconstruct
@@ -45,7 +45,7 @@ _PUBLIC = {
     "load_items": "cube.catalogs",
     "mask": "cube.mask",
     "composite": "cube.composite",
-    "check": "cube.check",
+    "check": "infer.check",
     "predict": "infer.predict",
     "embed": "infer.embed",
     "reconstruct": "infer.reconstruct",

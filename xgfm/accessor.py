@@ -25,7 +25,7 @@ class GfmAccessor:
 
     def check(self, task: str | ModelHandle, **options: Any) -> xr.DataArray:
         """Refuse a cube that does not fit a task, before any read: `xgfm.check`."""
-        from xgfm.cube.check import check
+        from xgfm.infer.check import check
 
         return check(self._obj, task, **options)
 

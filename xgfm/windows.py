@@ -10,7 +10,7 @@ window has one window along that axis, which the kernel pads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -64,8 +64,8 @@ class AxisPlan:
     def block_edges(self, target: int) -> tuple[int, ...]:
         """Cut the axis into blocks of whole windows, near ``target`` pixels each.
 
-        A block needs no pixel further than ``halo`` beyond its own: the shorter pieces at the array's ends, where windows
-        shift inward, are merged with their neighbours.
+        A block needs no pixel further than ``halo`` beyond its own: the shorter pieces at the array's ends, where
+        windows shift inward, are merged with their neighbours.
         """
         cells = max(1, -(-max(target - self.stride // 2, self.halo, 1) // self.stride))
         period = cells * self.stride
@@ -160,7 +160,7 @@ class Block:
 
 
 def plan(
-    shape: tuple[int, int], origin: tuple[int, int], *, window: int, halo: int, block: tuple[int, int] = (1024, 1024)
+    shape: Sequence[int], origin: Sequence[int], *, window: int, halo: int, block: Sequence[int] = (1024, 1024)
 ) -> WindowPlan:
     """Plan the windows of a raster.
 

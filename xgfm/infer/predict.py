@@ -1,0 +1,205 @@
+"""From a cube to a map.
+
+In: a cube ``(time, band, y, x)`` and a task. Out: a Dataset on the cube's grid. All of it is lazy: pixels are read and
+the model is loaded when the result is computed or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from xgfm import cf
+from xgfm.cube.composite import composite
+from xgfm.errors import TaskError
+from xgfm.grid import geobox_of, with_grid
+from xgfm.infer.blocks import chunks_like, map_windows
+from xgfm.infer.check import check
+from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
+from xgfm.infer.kernel import BATCH, Batch, Settings, call, map_layers, run
+from xgfm.models.handle import load_task
+from xgfm.windows import Block, plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from xgfm.models.handle import ModelHandle
+    from xgfm.models.spec import TaskSpec
+
+LAYERS = ("class", "probability", "confidence", "entropy")
+"""What ``return_=`` can ask of a segmentation."""
+
+
+@dataclass(frozen=True)
+class _Predict:
+    """The kernel of `predict`, with its settings."""
+
+    handle: ModelHandle
+    layers: tuple[str, ...]
+    settings: Settings
+
+    def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
+        shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
+        dtype = _dtype(self.layers)
+        out = np.full((_count(self.handle.spec, self.layers), *shape), 255 if dtype == "uint8" else np.nan, dtype)
+        module = self.handle.load(self.settings.device)
+
+        def step(batch: Batch) -> torch.Tensor:
+            answer = call(module, batch)
+            if self.layers == ("value",):
+                return answer.float().masked_fill(~batch.valid[:, None], float("nan"))
+            return map_layers(answer, batch.valid, self.layers)
+
+        return run(block, place, step, self.settings, out=out, first_frame=first_frame)
+
+
+def predict(
+    cube: xr.DataArray | xr.Dataset,
+    task: str | ModelHandle,
+    *,
+    return_: str | Sequence[str] = "class",
+    halo: int | None = None,
+    min_valid: float = 0.0,
+    reflectance_scale: float | None = None,
+    allow: Collection[str] = (),
+    device: str = "cpu",
+    batch_size: int = BATCH,
+) -> xr.Dataset:
+    """Map what a task predicts, lazily.
+
+    The same pixel gets the same answer in any chunking and in any larger or smaller cube that holds it and its
+    surroundings: windows are anchored to the CRS.
+
+    Parameters
+    ----------
+    cube : DataArray or Dataset
+        Dims ``(time, band, y, x)``, or one variable ``(time, y, x)`` per band. With more steps than a task of several
+        frames takes, the cube is composited as the task says; a task of one frame maps every step.
+    task : str or ModelHandle
+        Name of a published or registered task, path of a folder or weights file, or what `xgfm.load_task` gave.
+    return_ : str or sequence of str
+        Of ``"class"``, ``"probability"``, ``"confidence"``, ``"entropy"``. All are made in one pass.
+    halo : int, optional
+        Pixels at each window's edge whose output is thrown away; the task's own where not given.
+    min_valid : float
+        Share of valid pixels under which a window is nodata. A window without any always is.
+    reflectance_scale : float, optional
+        Reflectance of one unit, for a cube that does not say.
+    allow : collection of str
+        Checks to leave out: see `xgfm.check`. Recorded in the result.
+    device : str
+        Torch's name of the device: ``"cpu"``, ``"cuda"``.
+    batch_size : int
+        Windows that go through the model at once.
+
+    Returns
+    -------
+    Dataset
+        The map under the task's name, uint8 with 255 where a pixel is missing in any frame; dims ``(y, x)``, or
+        ``(time, y, x)`` for tasks of one frame. ``probability`` has ``class`` in front of ``y``.
+
+    Raises
+    ------
+    CubeError
+        The cube does not fit the task; before any read.
+    UnitsError
+        While reading: values that cannot be in the declared units.
+    TaskError
+        No such task, or ``return_`` that it cannot give.
+    """
+    handle = load_task(task) if isinstance(task, str) else task
+    spec = handle.spec
+    layers = _layers(spec, return_)
+    checked = check(cube, spec, allow=allow, reflectance_scale=reflectance_scale)
+    if 1 < spec.frames < checked.sizes["time"]:
+        checked = composite(checked, spec.frames, method=spec.composite)
+    geobox = geobox_of(checked)
+    halo = spec.halo if halo is None else halo
+    _check_window(spec, halo, min_valid)
+    data = data_of(checked)
+    settings = Settings(
+        pixels_of(checked, spec.statistics, spec.nodata_fill, spec.nodata_units, allow),
+        context_of(checked, geobox, spec.coords),
+        spec.window,
+        min_valid=min_valid,
+        device=device,
+        batch_size=batch_size,
+    )
+    kernel = _Predict(handle, layers, settings)
+    windows = plan(geobox.shape, lattice_origin(geobox), window=spec.window, halo=halo, block=_block(data))
+    out = map_windows(data, windows, kernel, frames=spec.frames, layers=_count(spec, layers), dtype=_dtype(layers))
+    return _dataset(out.rechunk((1, -1, *chunks_like(data, geobox.shape))), checked, handle, layers, allow, halo)
+
+
+def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
+    asked = (return_,) if isinstance(return_, str) else tuple(return_)
+    if spec.kind == "regression":
+        if asked != ("class",):
+            raise TaskError(f"{spec.name!r} is a regression and gives its value only; leave return_= out")
+        return ("value",)
+    unknown = [a for a in asked if a not in LAYERS]
+    if unknown or not asked:
+        raise TaskError(f"return_={return_!r}: {spec.name!r} can return {list(LAYERS)}")
+    return tuple(name for name in LAYERS if name in asked)
+
+
+def _check_window(spec: TaskSpec, halo: int, min_valid: float) -> None:
+    if not 0 <= halo <= (spec.window - 1) // 2:
+        raise TaskError(f"halo={halo}: expected 0 to {(spec.window - 1) // 2} for windows of {spec.window} pixels")
+    if not 0 <= min_valid <= 1:
+        raise TaskError(f"min_valid={min_valid}: expected a share, 0 to 1")
+
+
+def _block(data: da.Array) -> tuple[int, int]:
+    """Rows and columns of the blocks that are computed: near the chunks of the input."""
+    return chunks_like(data, data.shape[-2:])
+
+
+def _dtype(layers: tuple[str, ...]) -> str:
+    return "uint8" if layers == ("class",) else "float32"
+
+
+def _count(spec: TaskSpec, layers: tuple[str, ...]) -> int:
+    return sum(len(spec.classes) if name == "probability" else 1 for name in layers)
+
+
+def _dataset(
+    out: da.Array, cube: xr.DataArray, handle: ModelHandle, layers: tuple[str, ...], allow: Collection[str], halo: int
+) -> xr.Dataset:
+    """Give the layers of a computed block array their names, coordinates and attributes."""
+    spec = handle.spec
+    keep_time = spec.frames == 1
+    variables: dict[str, xr.DataArray] = {}
+    first = 0
+    for name in layers:
+        count = _count(spec, (name,))
+        part = out[:, first : first + count] if name == "probability" else out[:, first]
+        first += count
+        dims = ("time", "class", "y", "x") if name == "probability" else ("time", "y", "x")
+        array = xr.DataArray(part.astype("uint8") if name == "class" and part.dtype != "uint8" else part, dims=dims)
+        array = array if keep_time else array[0]
+        variables[cf.variable_name(spec) if name in ("class", "value") else name] = array
+    result = with_grid(xr.Dataset(variables), geobox_of(cube))
+    if keep_time:
+        result = result.assign_coords({n: c for n, c in cube.coords.items() if c.dims == ("time",)})
+    return cf.like(result, result, spec, {**model_facts(handle), **_facts(cube, spec, allow, halo)})
+
+
+def _facts(cube: xr.DataArray, spec: TaskSpec, allow: Collection[str], halo: int) -> dict[str, Any]:
+    """What the map was made of, as JSON values."""
+    facts: dict[str, Any] = {
+        "task": spec.name,
+        "demonstration": spec.demonstration or None,
+        "dates": [str(t)[:19] for t in cube.coords["time"].values],
+        "frames": cube.attrs.get("frames"),
+        "masked_by": cube.attrs.get("masked_by"),
+        "halo": halo,
+        "checks_left_out": sorted(allow) or None,
+        "licence": spec.licence,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
