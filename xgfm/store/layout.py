@@ -1,0 +1,166 @@
+"""A result as it is to stand in a Zarr store: chunks and shards, fill values, CF attributes, georeference.
+
+In: a lazy result, or a cube, that carries its grid. Out: the same as a Dataset whose Dask chunks are whole shards and
+whose encoding is complete, so that writing needs no further option. Everything stays lazy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xgfm import cf
+from xgfm.errors import GridError, WriteError
+from xgfm.grid import geobox_of, with_grid
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+CHUNK = (256, 512)
+"""Least and largest side of an inner chunk, in pixels, where none is given."""
+_MEANING = ("dtype", "scale_factor", "add_offset", "units", "calendar")
+"""Encoding that says what values mean; whatever else a reopened result brings is the layout of another file."""
+_CONVENTIONS = (
+    ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
+    ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+)
+
+
+def prepared(result: xr.Dataset | xr.DataArray, *, chunk: int | None = None, shard: int | None = None) -> xr.Dataset:
+    """Return a result as it is to stand in a Zarr store: Dask chunks of whole shards, CF attributes, encoding. Lazy."""
+    dataset = as_dataset(result)
+    geobox = geobox_of(dataset)
+    dataset = _strings_as_objects(with_grid(dataset, geobox))
+    inner, whole = _layout(dataset, chunk, shard)
+    for name, variable in list(dataset.variables.items()):
+        if _on_grid(variable):
+            dataset[name] = variable.chunk({d: whole[d] for d in variable.dims})
+    for name, variable in dataset.variables.items():
+        _check_json(f"variable {name!r}", variable.attrs)
+        kept = {k: v for k, v in variable.attrs.items() if k != "grid_mapping"}
+        variable.attrs = {**kept, **(grid_conventions(geobox) if _on_grid(variable) else {})}
+        variable.encoding = _encoding(variable, inner, whole)
+    _check_json("the result", dataset.attrs)
+    dataset.attrs["Conventions"] = cf.CONVENTIONS
+    dataset.encoding = {}
+    return dataset
+
+
+def as_dataset(result: xr.Dataset | xr.DataArray) -> xr.Dataset:
+    """Return a copy that shares the pixels, ``y`` and ``x`` last, the grid mapping variable among the coordinates."""
+    dataset = result.to_dataset(name=result.name or "data") if isinstance(result, xr.DataArray) else result
+    named = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in dataset.data_vars.values()}
+    # Reopened without decode_coords="all", it is an ordinary variable.
+    dataset = dataset.set_coords([n for n in named if n in dataset.data_vars])
+    return dataset.transpose(..., "y", "x", missing_dims="ignore")
+
+
+def _on_grid(variable: xr.Variable) -> bool:
+    return variable.dims[-2:] == ("y", "x")
+
+
+def _strings_as_objects(dataset: xr.Dataset) -> xr.Dataset:
+    """Fixed-length strings have no Zarr v3 specification; variable-length ones, which objects become, have."""
+    fixed = [n for n, c in dataset.coords.items() if c.dtype.kind == "U"]
+    return dataset.assign_coords({n: dataset.coords[n].astype(object) for n in fixed})
+
+
+def _layout(
+    dataset: xr.Dataset, chunk: int | None, shard: int | None
+) -> tuple[dict[Hashable, int], dict[Hashable, int]]:
+    """Inner chunk and shard along each dimension: whole Dask chunks, cut to single steps of leading dimensions."""
+    inner: dict[Hashable, int] = {}
+    whole: dict[Hashable, int] = {}
+    gridded = [v for v in dataset.variables.values() if _on_grid(v)]
+    for dim, size in dataset.sizes.items():
+        lazy = max((max(v.chunksizes[dim]) for v in gridded if dim in v.chunksizes), default=0)
+        inner[dim], whole[dim] = _split(size, lazy, chunk, shard) if dim in ("y", "x") else (1, lazy or size)
+    return inner, whole
+
+
+def _split(size: int, lazy: int, chunk: int | None, shard: int | None) -> tuple[int, int]:
+    """Inner chunk and shard of an axis of ``size`` pixels in Dask chunks of ``lazy`` (0: not lazy)."""
+    if chunk and shard and shard % chunk:
+        raise WriteError(f"shard={shard} is not a whole number of inner chunks; give a multiple of chunk={chunk}")
+    least, largest = CHUNK
+    whole = min(shard or lazy or 4 * (chunk or largest), size)
+    divisors = (d for d in range(largest, least - 1, -1) if whole % d == 0)
+    inner = min(chunk or next(divisors, largest), whole)
+    return inner, math.ceil(whole / inner) * inner
+
+
+def _encoding(variable: xr.Variable, inner: Mapping[Hashable, int], whole: Mapping[Hashable, int]) -> dict[str, Any]:
+    """Layout, compression and fill of a gridded variable; other coordinates are small and stay in one chunk."""
+    from zarr.codecs import BloscCodec, ZstdCodec
+
+    kept = {k: v for k, v in variable.encoding.items() if k in _MEANING}
+    if not _on_grid(variable):
+        return {**kept, "_FillValue": None} if variable.dtype.kind == "f" else kept
+    single = np.dtype(kept.get("dtype", variable.dtype)).itemsize == 1
+    return {
+        **kept,
+        **_fill(variable),
+        "grid_mapping": cf.GRID_MAPPING,
+        "chunks": tuple(inner[d] for d in variable.dims),
+        "shards": tuple(whole[d] for d in variable.dims),
+        # Shuffling bytes pays where a value has several.
+        "compressors": (ZstdCodec() if single else BloscCodec(cname="zstd", shuffle="shuffle"),),
+    }
+
+
+def _fill(variable: xr.Variable) -> dict[str, Any]:
+    """The fill value: the result's own, that of its kind, or a cube's nodata, which must not turn int16 into floats."""
+    given = variable.encoding.get("_FillValue")
+    if given is not None:
+        return {"_FillValue": given, "fill_value": given}
+    if "flag_values" in variable.attrs or variable.dtype.kind == "f":
+        return cf.fill_encoding(variable.dtype)
+    nodata = variable.attrs.get("nodata")
+    return {} if nodata is None else {"fill_value": nodata}
+
+
+def grid_conventions(geobox: GeoBox) -> dict[str, Any]:
+    """Return the attributes of the Zarr conventions ``proj:`` and ``spatial:`` (v0.1) for an array on a grid.
+
+    The names end in a colon because rioxarray compares names where the specification means uuids.
+    """
+    declared = [
+        {
+            "uuid": key,
+            "name": f"{name}:",
+            "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
+            "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
+            "description": description,
+        }
+        for name, key, description in _CONVENTIONS
+    ]
+    crs = geobox.crs
+    if crs is None:
+        raise GridError("the grid has no CRS; attach one with xgfm.grid.with_grid(result, geobox)")
+    reference = {"proj:code": f"EPSG:{crs.epsg}"} if crs.epsg else {"proj:wkt2": crs.proj.to_wkt("WKT2_2019")}
+    return {
+        "zarr_conventions": declared,
+        **reference,
+        "spatial:dimensions": ["y", "x"],
+        "spatial:shape": list(geobox.shape),
+        "spatial:transform": list(geobox.transform[:6]),
+        "spatial:bbox": list(geobox.boundingbox.bbox),
+        "spatial:registration": "pixel",
+    }
+
+
+def _check_json(owner: str, attrs: Mapping[Any, Any]) -> None:
+    """Refuse an attribute that is not JSON before anything is computed."""
+    for key, value in attrs.items():
+        try:
+            json.dumps(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
+        except TypeError as error:
+            raise WriteError(
+                f"attribute {key!r} of {owner} is a {type(value).__name__}, which Zarr cannot hold; "
+                f"expected JSON values, drop it with .attrs.pop({key!r})"
+            ) from error

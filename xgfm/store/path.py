@@ -1,0 +1,100 @@
+"""A path that is written whole or not at all.
+
+In: where a result shall stand. Out: a neighbour of that place to write to, which takes the place when everything is
+written. A failure leaves what was there before untouched, and becomes an error that says what is left on disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xgfm.errors import WriteError
+
+_DISK = {
+    errno.ENOSPC: "disk full",
+    errno.EDQUOT: "quota used up",
+    errno.EFBIG: "file size limit reached",
+    errno.EROFS: "read-only file system",
+}
+"""What only a write can meet, whatever file the error names."""
+_ZARR = ("zarr.json", ".zgroup", ".zarray")
+
+
+@contextmanager
+def written_whole(path: Path, *, overwrite: bool, inside: str = "") -> Iterator[Path]:
+    """Give a folder to write beside ``path``, and put it in its place when the block ends well.
+
+    After a failure the folder stays, and the message names it: tasks that were under way may still write to it, so
+    that it cannot be said to be gone.
+
+    Parameters
+    ----------
+    path : Path
+        Local; parents are made.
+    overwrite : bool
+        Whether something of the same kind may be replaced: it stays until the new one is whole.
+    inside : str
+        Name of what takes the place, where that is one file of the folder and the rest is scratch.
+
+    Raises
+    ------
+    WriteError
+        Where the path is taken, the disk is full or the folder cannot be written to.
+    """
+    target = path.resolve()
+    _refuse_taken(target, overwrite=overwrite)
+    partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _swap(partial, inside, target)
+    except BaseException as error:
+        left = _left(partial, target)
+        if isinstance(error, OSError) and _concerns(error, target):
+            raise WriteError(
+                f"{_DISK.get(error.errno or 0, 'not writable')} while writing {path} ({error}). {left}"
+            ) from error
+        error.add_note(left)
+        raise
+
+
+def _refuse_taken(target: Path, *, overwrite: bool) -> None:
+    """Refuse what exists, and with ``overwrite`` what is neither a file for a file nor a Zarr store."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise WriteError(f"{target} exists; give another path, or overwrite=True to replace it")
+    if target.is_dir() and not any((target / name).is_file() for name in _ZARR):
+        raise WriteError(
+            f"{target} is a folder and no Zarr store, so overwrite=True does not delete it; give another path"
+        )
+
+
+def _swap(partial: Path, inside: str, target: Path) -> None:
+    """Put the new in the place of the old, and clear up."""
+    old = target.with_name(f"{partial.name}-old")
+    if target.is_dir():
+        target.rename(old)
+    (partial / inside).replace(target)
+    for rest in (old, partial):
+        if rest.is_dir():
+            shutil.rmtree(rest)
+
+
+def _concerns(error: OSError, target: Path) -> bool:
+    """Whether an error is of the place that is written, not of an input that could not be read."""
+    return error.errno in _DISK or str(error.filename or "").startswith((str(target), str(target.parent)))
+
+
+def _left(partial: Path, target: Path) -> str:
+    """What a failed write leaves behind, for the message."""
+    size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
+    there = f"{target} is as it was" if target.exists() else f"there is nothing at {target}"
+    if not partial.exists():
+        return f"Nothing is left on disk; {there}."
+    return f"Left on disk: {partial} (incomplete, {size / 1e6:.1f} MB), to be deleted; {there}."
