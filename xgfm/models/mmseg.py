@@ -35,10 +35,14 @@ class ConvTransformerNeck(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Turn ``(B, 1 + N, D)``, cls first, into ``(B, out_channels, 16 rows, 16 columns)``."""
+        return cast(Tensor, self.fpn2(self.fpn1(self.image(tokens, grid))))
+
+    @staticmethod
+    def image(tokens: Tensor, grid: Grid) -> Tensor:
+        """Turn ``(B, 1 + N, D)`` into ``(B, D * T, rows, columns)``, frames fast in the channels."""
         frames, rows, columns = grid
         channels = tokens[:, 1:].transpose(1, 2)  # (B, D, N), frames slowest in N
-        images = channels.reshape(len(tokens), channels.shape[1] * frames, rows, columns)
-        return cast(Tensor, self.fpn2(self.fpn1(images)))
+        return channels.reshape(len(tokens), channels.shape[1] * frames, rows, columns)
 
 
 class ConvUnit(nn.Module):

@@ -1,0 +1,56 @@
+"""A task or a model as a folder: ``model.safetensors`` and ``config.json``.
+
+In: a module with its record. Out: two files that `load_task` and `load_model` read back to equal weights and an equal
+record. The configuration holds the digest of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+import xgfm
+from xgfm.models.fetch import WEIGHTS_FILE, sha256_of
+from xgfm.models.quirks import published_part
+from xgfm.models.registry import CONFIG_FILE
+from xgfm.models.spec import ModelSpec, TaskSpec, to_json
+
+
+def save_task(module: nn.Module, spec: TaskSpec, folder: str | os.PathLike[str]) -> Path:
+    """Write a task as a folder that `load_task` reads.
+
+    Parameters
+    ----------
+    module
+        The task's module; `build_task` must be able to build its like from ``spec``.
+    spec
+        Record of the task.
+    folder
+        Made where it is missing; files of the same names are replaced.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    return _save(module, spec, "task", Path(folder))
+
+
+def save_model(module: nn.Module, spec: ModelSpec, folder: str | os.PathLike[str]) -> Path:
+    """Write a masked autoencoder as a folder that `load_model` reads; parameters as in `save_task`."""
+    return _save(module, spec, "model", Path(folder))
+
+
+def _save(module: nn.Module, spec: TaskSpec | ModelSpec, kind: str, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in published_part(module).state_dict().items()}
+    weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+    config.unlink(missing_ok=True)  # written last, so a folder with a configuration is whole
+    save_file(state, weights)
+    facts = {"xgfm_version": xgfm.__version__, "kind": kind, "sha256": sha256_of(weights), "spec": to_json(spec)}
+    config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return folder
