@@ -109,7 +109,7 @@ def _write_plain(layer: xr.DataArray, facts: Mapping[str, Any], path: Path) -> N
         "crs": layer.coords[GRID_MAPPING].attrs["crs_wkt"], "transform": geobox.transform,
         "nodata": layer.attrs.get("_FillValue", layer.attrs.get("nodata")),
     }  # fmt: skip
-    step = max(layer.encoding["shards"][-2], BLOCK)
+    step = max((layer.encoding["shards"] or layer.encoding["chunks"])[-2], BLOCK)
     with rasterio.open(path, "w", **profile) as file:
         _describe(file, layer, facts)
         for top in range(0, rows, step):

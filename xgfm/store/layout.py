@@ -25,6 +25,8 @@ CHUNK = (256, 512)
 """Least and largest side of an inner chunk, in pixels, where none is given."""
 _MEANING = ("dtype", "scale_factor", "add_offset", "units", "calendar")
 """Encoding that says what values mean; whatever else a reopened result brings is the layout of another file."""
+_DECODED = ("grid_mapping", "_FillValue")
+"""Encoding that stands among the attributes of what was opened with decoding off."""
 _CONVENTIONS = (
     ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
     ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
@@ -42,9 +44,9 @@ def prepared(result: xr.Dataset | xr.DataArray, *, chunk: int | None = None, sha
             dataset[name] = variable.chunk({d: whole[d] for d in variable.dims})
     for name, variable in dataset.variables.items():
         _check_json(f"variable {name!r}", variable.attrs)
-        kept = {k: v for k, v in variable.attrs.items() if k != "grid_mapping"}
-        variable.attrs = {**kept, **(grid_conventions(geobox) if _on_grid(variable) else {})}
         variable.encoding = _encoding(variable, inner, whole)
+        kept = {k: v for k, v in variable.attrs.items() if k not in _DECODED}
+        variable.attrs = {**kept, **(grid_conventions(geobox) if _on_grid(variable) else {})}
     _check_json("the result", dataset.attrs)
     dataset.attrs["Conventions"] = cf.CONVENTIONS
     dataset.encoding = {}
@@ -101,13 +103,15 @@ def _encoding(variable: xr.Variable, inner: Mapping[Hashable, int], whole: Mappi
     kept = {k: v for k, v in variable.encoding.items() if k in _MEANING}
     if not _on_grid(variable):
         return {**kept, "_FillValue": None} if variable.dtype.kind == "f" else kept
+    chunks, shards = (tuple(sizes[d] for d in variable.dims) for sizes in (inner, whole))
     single = np.dtype(kept.get("dtype", variable.dtype)).itemsize == 1
     return {
         **kept,
         **_fill(variable),
         "grid_mapping": cf.GRID_MAPPING,
-        "chunks": tuple(inner[d] for d in variable.dims),
-        "shards": tuple(whole[d] for d in variable.dims),
+        "chunks": chunks,
+        # A shard of one chunk is a chunk, and GDAL before 3.13 reads those only.
+        "shards": None if chunks == shards else shards,
         # Shuffling bytes pays where a value has several.
         "compressors": (ZstdCodec() if single else BloscCodec(cname="zstd", shuffle="shuffle"),),
     }
@@ -115,7 +119,7 @@ def _encoding(variable: xr.Variable, inner: Mapping[Hashable, int], whole: Mappi
 
 def _fill(variable: xr.Variable) -> dict[str, Any]:
     """The fill value: the result's own, that of its kind, or a cube's nodata, which must not turn int16 into floats."""
-    given = variable.encoding.get("_FillValue")
+    given = variable.encoding.get("_FillValue", variable.attrs.get("_FillValue"))
     if given is not None:
         return {"_FillValue": given, "fill_value": given}
     if "flag_values" in variable.attrs or variable.dtype.kind == "f":

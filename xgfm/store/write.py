@@ -28,7 +28,9 @@ def to_zarr(
     overwrite: bool = False,
     progress: bool = False,
 ) -> str | PathLike[str]:
-    """Write a result as a sharded Zarr v3 store that xarray, rioxarray, odc-geo and GDAL open with its georeference.
+    """Write a result as a sharded Zarr v3 store that xarray, rioxarray and odc-geo open with its georeference.
+
+    GDAL reads shards from 3.13 on; for an older one, write ``chunk`` and ``shard`` of the same size.
 
     Parameters
     ----------
