@@ -21,7 +21,7 @@ class GfmAccessor:
     """Geospatial foundation models on a cube ``(time, band, y, x)``, and what can be done with their results."""
 
     def __init__(self, obj: xr.DataArray | xr.Dataset) -> None:
-        self._obj = obj
+        self._obj: Any = obj  # each function says which of the two it takes
 
     def check(self, task: str | ModelHandle, **options: Any) -> xr.DataArray:
         """Refuse a cube that does not fit a task, before any read: `xgfm.check`."""

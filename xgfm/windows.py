@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +61,37 @@ class AxisPlan:
             found.append(Window(start, inner_start, inner_stop))
         return found
 
-    def block_edges(self, target: int) -> tuple[int, ...]:
-        """Cut the axis into blocks of whole windows, near ``target`` pixels each.
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Pixels before and after its chunk that a block may need: see `snap`."""
+        return self.halo + self.stride - 1, self.halo
 
-        A block needs no pixel further than ``halo`` beyond its own: the shorter pieces at the array's ends, where
-        windows shift inward, are merged with their neighbours.
+    def snap(self, cuts: Sequence[int]) -> tuple[int, ...]:
+        """Move where blocks meet back to where windows meet.
+
+        Parameters
+        ----------
+        cuts
+            Where the chunks of an array begin, then its end. Every chunk but the last has to be of `least` pixels, the
+            last of `least_last`.
+
+        Returns
+        -------
+        tuple of int
+            As many numbers, each at most ``stride - 1`` less. A block between two of them is made of whole windows, and
+            needs no pixel further than `reach` beyond the chunk between the two cuts.
         """
-        cells = max(1, -(-max(target - self.stride // 2, self.halo, 1) // self.stride))
-        period = cells * self.stride
-        first = -(self.origin % period)
-        edges = [e for e in range(first, self.size, period) if 0 < e < self.size]
-        least = self.window - self.halo
-        while edges and edges[0] < least:
-            edges.pop(0)
-        while edges and self.size - edges[-1] < least:
-            edges.pop()
-        return (0, *edges, self.size)
+        return (0, *(c - self._offset(c) for c in cuts[1:-1]), self.size)
+
+    @property
+    def least(self) -> int:
+        """Pixels of a chunk under which its neighbours might have to reach over it."""
+        return 2 * self.window
+
+    @property
+    def least_last(self) -> int:
+        """Pixels of the last chunk under which the window that ends there might belong to the block before."""
+        return self.window - self.halo
 
     def _offset(self, pixel: int) -> int:
         """Pixels between the anchored start of a pixel's cell and the pixel."""
@@ -88,61 +103,15 @@ class AxisPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowPlan:
-    """The windows of a raster, and the blocks that they are computed in."""
-
-    rows: AxisPlan
-    columns: AxisPlan
-    row_edges: tuple[int, ...]
-    """Array rows where blocks meet, ends included."""
-    column_edges: tuple[int, ...]
-
-    @property
-    def window(self) -> int:
-        """Rows and columns, in pixels, that the model sees at once."""
-        return self.rows.window
-
-    @property
-    def halo(self) -> int:
-        """Pixels beyond its own that a block reads."""
-        return self.rows.halo
-
-    @property
-    def row_chunks(self) -> tuple[int, ...]:
-        """Rows of each block."""
-        return tuple(b - a for a, b in pairwise(self.row_edges))
-
-    @property
-    def column_chunks(self) -> tuple[int, ...]:
-        """Columns of each block."""
-        return tuple(b - a for a, b in pairwise(self.column_edges))
-
-    def block(self, row: int, column: int) -> Block:
-        """Return one block by its place among the blocks."""
-        return Block(
-            BlockAxis.of(self.rows, self.row_edges[row], self.row_edges[row + 1]),
-            BlockAxis.of(self.columns, self.column_edges[column], self.column_edges[column + 1]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class BlockAxis:
-    """One axis of a block: its pixels with the halo, and its windows within them."""
+    """One axis of a block: the pixels that it reads and writes, and its windows, all in array pixels."""
 
     read_start: int
-    """First pixel, in the array, that the block reads."""
     read_stop: int
     start: int
-    """First pixel, in the array, that the block writes."""
+    """First pixel that the block writes."""
     stop: int
     windows: tuple[Window, ...]
-    """In array pixels."""
-
-    @classmethod
-    def of(cls, axis: AxisPlan, start: int, stop: int) -> BlockAxis:
-        """Return the part of an axis between two block edges."""
-        mine = tuple(w for w in axis.windows() if start <= w.inner_start < stop)
-        return cls(max(start - axis.halo, 0), min(stop + axis.halo, axis.size), start, stop, mine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,27 +123,41 @@ class Block:
 
     def windows(self) -> Iterator[tuple[Window, Window]]:
         """Yield (row, column) windows, rows slowest."""
-        for row in self.rows.windows:
-            for column in self.columns.windows:
-                yield row, column
+        return product(self.rows.windows, self.columns.windows)
 
 
-def plan(
-    shape: Sequence[int], origin: Sequence[int], *, window: int, halo: int, block: Sequence[int] = (1024, 1024)
-) -> WindowPlan:
-    """Plan the windows of a raster.
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """The windows of a raster, and the blocks that they are computed in: one for each chunk of the input."""
 
-    Parameters
-    ----------
-    shape
-        Rows and columns of the raster.
-    origin
-        Row and column of its first pixel on the lattice counted from the CRS origin.
-    window, halo
-        Pixels that the model sees at once, and pixels at each edge whose output is thrown away.
-    block
-        Rows and columns that a block should have; it gets whole windows near that.
-    """
-    rows = AxisPlan(shape[0], origin[0], window, halo)
-    columns = AxisPlan(shape[1], origin[1], window, halo)
-    return WindowPlan(rows, columns, rows.block_edges(block[0]), columns.block_edges(block[1]))
+    axes: tuple[AxisPlan, AxisPlan]
+    """Of rows and of columns."""
+    cuts: tuple[tuple[int, ...], tuple[int, ...]]
+    """Where the chunks of the input begin, and its end."""
+    edges: tuple[tuple[int, ...], tuple[int, ...]]
+    """Where the blocks of the output begin, and its end: `cuts`, snapped."""
+
+    @classmethod
+    def of(cls, axes: Sequence[AxisPlan], cuts: Sequence[Sequence[int]]) -> WindowPlan:
+        """Plan the blocks of a raster.
+
+        Parameters
+        ----------
+        axes
+            The windows of its rows and of its columns.
+        cuts
+            Where its chunks begin along rows and along columns, and their ends: see `AxisPlan.snap`.
+        """
+        (rows, columns), (row_cuts, column_cuts) = axes, (tuple(c) for c in cuts)
+        return cls((rows, columns), (row_cuts, column_cuts), (rows.snap(row_cuts), columns.snap(column_cuts)))
+
+    def block(self, row: int, column: int) -> Block:
+        """Return one block by its place among the blocks."""
+        return Block(self._axis(0, row), self._axis(1, column))
+
+    def _axis(self, axis: int, index: int) -> BlockAxis:
+        plan, cuts, edges = self.axes[axis], self.cuts[axis], self.edges[axis]
+        start, stop = edges[index : index + 2]
+        before, after = plan.reach
+        mine = tuple(w for w in plan.windows() if start <= w.inner_start < stop)
+        return BlockAxis(max(cuts[index] - before, 0), min(cuts[index + 1] + after, plan.size), start, stop, mine)

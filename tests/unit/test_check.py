@@ -72,7 +72,7 @@ REFUSED: list[tuple[str, Callable[[xr.DataArray], xr.DataArray], type[XgfmError]
         GridError,
         r"no CRS.*assign_crs\('EPSG:4326'\)|no CRS.*assign_crs",
     ),
-    ("metres as degrees", at(30, "EPSG:4326"), GridError, "are not degrees, but the CRS is EPSG:4326"),
+    ("metres as degrees", at(30, "EPSG:4326"), GridError, "are not degrees under EPSG:4326; name the CRS"),
     (
         "degrees as metres",
         at(0.0003, "EPSG:32614", -97.6, 28.5),

@@ -61,7 +61,9 @@ def test_any_chunking_gives_the_same_features(
         whole = xgfm.embed(c, handle)
     except GridError:
         assume(False)  # no whole patch in it: the test below
-    np.testing.assert_allclose(xgfm.embed(c.chunk(chunk), handle).values, whole.values, atol=2e-5)
+    np.testing.assert_allclose(
+        xgfm.embed(c.chunk(dict(zip(c.dims, chunk, strict=True))), handle).values, whole.values, atol=2e-5
+    )
 
 
 def test_a_smaller_bbox_gives_the_same_features_inside(handle: Handle) -> None:

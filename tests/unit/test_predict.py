@@ -53,7 +53,8 @@ def test_every_pixel_comes_from_its_own_window() -> None:
 def test_any_chunking_gives_the_same_map(rows: int, columns: int, halo: int, chunk: Any, origin: Any) -> None:
     c = cube(rows, columns, missing=0.02, row=origin[0], column=origin[1], chunks=-1)
     handle = Handle(task_spec(halo=halo))
-    whole, parts = (xgfm.predict(c.chunk(n), handle).toy_task.values for n in (-1, chunk))
+    parted = c.chunk(dict(zip(c.dims, chunk, strict=True)))
+    whole, parts = (xgfm.predict(n, handle).toy_task.values for n in (c, parted))
     np.testing.assert_array_equal(whole, parts)
     assert ((whole == 255) == (c.values == -9999).any((0, 1))).all()  # each pixel is there, and nothing else
 
@@ -93,7 +94,7 @@ def test_nan_is_missing_in_a_float_cube() -> None:
 
 def test_reflectance_and_digital_numbers_give_the_same_map() -> None:
     c, handle = cube(30, 30, missing=0.1), Handle(task_spec())
-    reflectance = (c.where(c != -9999) * 1e-4).drop_attrs()
+    reflectance = (c.where(c != -9999) * 1e-4).drop_attrs(deep=False)
     same = xgfm.predict(reflectance, handle, reflectance_scale=1)
     agree = (same.toy_task.values == xgfm.predict(c, handle).toy_task.values).mean()
     assert agree > 0.999  # rounding may turn a tie
@@ -108,6 +109,13 @@ def test_empty_windows_are_not_computed() -> None:
     assert sum(shape[0] for shape in handle.module.seen) == 8  # of 16 windows
     assert (result[:32] == 255).all()
     assert (result[32:] != 255).all()
+
+
+def test_empty_windows_are_nodata_in_every_layer() -> None:
+    c = cube(64, 64, missing=1.0)
+    result = xgfm.predict(c, Handle(task_spec()), return_=["class", "confidence"]).compute()
+    assert (result.toy_task == 255).all()
+    assert result.confidence.isnull().all()
 
 
 def test_min_valid_leaves_out_windows_with_too_little() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xgfm.windows import AxisPlan, plan
+from xgfm.windows import AxisPlan, WindowPlan
 
 
 @st.composite
@@ -46,17 +47,28 @@ def test_the_halo_is_kept_clear_except_at_the_arrays_edge(axis: AxisPlan) -> Non
             assert w.start + axis.window - w.inner_stop >= axis.halo
 
 
-@given(axes(), st.integers(1, 500))
-def test_a_block_reads_no_further_than_the_halo(axis: AxisPlan, target: int) -> None:
-    edges = axis.block_edges(target)
-    assert edges[0] == 0
-    assert edges[-1] == axis.size
-    for start, stop in pairwise(edges):
+@st.composite
+def cut_axes(draw: st.DrawFn) -> tuple[AxisPlan, list[int]]:
+    axis = draw(axes())
+    chunks = draw(st.lists(st.integers(axis.least, 3 * axis.least), max_size=4))
+    last = draw(st.integers(axis.least_last, 3 * axis.least))
+    cuts = [sum(chunks[:i]) for i in range(len(chunks) + 1)] + [sum(chunks) + last]
+    return AxisPlan(cuts[-1], axis.origin, axis.window, axis.halo), cuts
+
+
+@given(cut_axes())
+def test_a_block_is_whole_windows_and_reads_no_further_than_its_reach(cut: tuple[AxisPlan, list[int]]) -> None:
+    axis, cuts = cut
+    edges = axis.snap(cuts)
+    before, after = axis.reach
+    assert all(a < b for a, b in pairwise(edges))
+    assert all(0 <= c - e < axis.stride for c, e in zip(cuts, edges, strict=True))
+    for i, (start, stop) in enumerate(pairwise(edges)):
         for w in axis.windows():
             if start <= w.inner_start < stop:
                 assert w.inner_stop <= stop  # a window belongs to one block
-                assert w.start >= start - axis.halo
-                assert min(w.start + axis.window, axis.size) <= stop + axis.halo
+                assert w.start >= cuts[i] - before
+                assert min(w.start + axis.window, axis.size) <= cuts[i + 1] + after
 
 
 @given(axes(), st.integers(0, 150), st.integers(0, 150))
@@ -83,18 +95,18 @@ def test_inner_parts_fall_on_multiples_of_the_stride(axis: AxisPlan) -> None:
 
 
 def test_blocks_of_a_plan_tile_the_raster() -> None:
-    p = plan((700, 1000), (-37, 4021), window=224, halo=16, block=(300, 400))
-    assert sum(p.row_chunks) == 700
-    assert sum(p.column_chunks) == 1000
-    kept = sum(
-        (r.inner_stop - r.inner_start) * (c.inner_stop - c.inner_start)
-        for i in range(len(p.row_chunks))
-        for j in range(len(p.column_chunks))
-        for r, c in p.block(i, j).windows()
-    )
-    assert kept == 700 * 1000
+    cuts = [(0, 500, 1000, 1300), (0, 600, 1000)]
+    p = WindowPlan.of([AxisPlan(1300, -37, 224, 16), AxisPlan(1000, 4021, 224, 16)], cuts)
+    seen = np.zeros((1300, 1000), int)
+    for i, j in product(range(3), range(2)):
+        block = p.block(i, j)
+        for r, c in block.windows():
+            assert block.rows.start <= r.inner_start
+            assert c.inner_stop <= block.columns.stop
+            seen[r.inner_start : r.inner_stop, c.inner_start : c.inner_stop] += 1
+    assert (seen == 1).all()
 
 
 def test_a_halo_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="halo 112"):
-        plan((10, 10), (0, 0), window=224, halo=112)
+        AxisPlan(10, 0, window=224, halo=112)

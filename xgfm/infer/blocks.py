@@ -1,46 +1,59 @@
 """The Dask call: a kernel over the blocks of a window plan.
 
 In: a Dask array ``(time, band, y, x)`` in any chunking. Out: a lazy Dask array ``(group, layer, y, x)``, where a group
-is the frames that the model takes at once. One task per block does the work; what else is in the graph moves pixels.
+is the frames that the model takes at once. Every layer of the graph but the input's own is described, not listed, so a
+graph of many chunks stays small until it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import dask.array as da
 import numpy as np
 from dask.array.overlap import overlap
 
-from xgfm.windows import Block, WindowPlan
+from xgfm.windows import AxisPlan, Block, WindowPlan
+
+_TOO_LARGE = 2048
+"""Rows or columns above which a chunk is split: a block is worked on whole."""
+_BLOCK = 1024
+"""Rows and columns that a block gets where the input's chunks do not serve."""
 
 
 class BlockFunction(Protocol):
     """A kernel with its settings, small enough to travel in the graph."""
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
-        """Return ``(layer, y, x)`` for a block ``(frame, band, y, x)`` that reads beyond its own pixels."""
-
-
-def _one(block: np.ndarray, *, kernel: BlockFunction, plan: WindowPlan, block_id: tuple[int, ...]) -> np.ndarray:
-    first_frame = block_id[0] * block.shape[0]
-    return kernel(block, plan.block(block_id[2], block_id[3]), first_frame)[None]
+        """Return ``(layer, y, x)`` for the frames of one group, ``(frame, band, y, x)``."""
 
 
 def map_windows(
-    data: da.Array, plan: WindowPlan, kernel: BlockFunction, *, frames: int, layers: int, dtype: str, scale: int = 1
+    data: da.Array,
+    origin: Sequence[int],
+    kernel: BlockFunction,
+    *,
+    window: int,
+    halo: int,
+    frames: int,
+    layers: int,
+    dtype: str,
+    scale: int = 1,
 ) -> da.Array:
-    """Apply a kernel to every block of a plan, lazily.
+    """Apply a kernel to the windows of a raster, block by block, lazily.
 
     Parameters
     ----------
     data
-        ``(time, band, y, x)``; rechunked to the plan's blocks.
-    plan
-        In cells of the output.
+        ``(time, band, y, x)``.
+    origin
+        Row and column of its first pixel on the lattice counted from the CRS origin.
     kernel
-        What is done with one block.
+        What is done with the frames of a group in one block.
+    window, halo
+        Pixels that the model sees at once, and pixels at each edge whose output is thrown away.
     frames
         Time steps of a group.
     layers
@@ -48,37 +61,124 @@ def map_windows(
     dtype
         Of the answer.
     scale
-        Pixels of a cell.
+        Pixels of a cell of the answer, along y and x.
 
     Returns
     -------
     dask.array.Array
-        ``(group, layer, y, x)``, chunked like the plan.
+        ``(group, layer, y, x)`` in chunks that Zarr can store, like the input's where those serve.
     """
-    rows, columns = (tuple(n * scale for n in c) for c in (plan.row_chunks, plan.column_chunks))
-    groups = data.shape[0] // frames
-    data = data.rechunk({0: (frames,) * groups, 1: -1, 2: rows, 3: columns})
-    depth = {0: 0, 1: 0, 2: plan.halo * scale if len(rows) > 1 else 0, 3: plan.halo * scale if len(columns) > 1 else 0}
-    spread = overlap(data, depth=depth, boundary="none", allow_rechunk=False)
+    wanted = output_chunks(data, scale)
+    data = _whole_groups(data, frames)
+    axes = [AxisPlan(n, o, window, halo) for n, o in zip(data.shape[2:], origin, strict=True)]
+    data = data.rechunk({2 + i: _block_chunks(data.chunks[2 + i], axis) for i, axis in enumerate(axes)})
+    cuts = [tuple(accumulate(chunks, initial=0)) for chunks in data.chunks[2:]]
+    windows = WindowPlan.of(axes, cuts)
+    depth = {2 + i: axis.reach if data.numblocks[2 + i] > 1 else (0, 0) for i, axis in enumerate(windows.axes)}
     out: da.Array = da.map_blocks(
         _one,
-        spread,
+        overlap(data, depth={0: 0, 1: 0, **depth}, boundary="none", allow_rechunk=False),
         kernel=kernel,
-        plan=plan,
+        plan=windows,
+        frames=frames,
+        first=tuple(accumulate(data.chunks[0], initial=0)),
         dtype=dtype,
         meta=np.empty((0, 0, 0, 0), dtype),
-        chunks=((1,) * groups, (layers,), plan.row_chunks, plan.column_chunks),
+        chunks=(
+            tuple(n // frames for n in data.chunks[0]),
+            (layers,),
+            *(tuple(n // scale for n in np.diff(edges).tolist()) for edges in windows.edges),
+        ),
     )
-    return out
+    if scale == 1 and data.chunks[2:] == wanted:
+        out = _settle(out, windows)
+    settled: da.Array = out.rechunk({2: wanted[0], 3: wanted[1]})
+    return settled
 
 
-def chunks_like(data: da.Array, cells: Sequence[int], scale: int = 1, default: int = 1024) -> tuple[int, int]:
-    """Return the rows and columns that a result's chunks should have: the input's, in cells, where they are sensible.
+def output_chunks(data: da.Array, scale: int = 1) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return chunks of rows and columns of an answer: uniform, as Zarr asks, and like the input's where those are."""
+    found: list[tuple[int, ...]] = []
+    for axis in (2, 3):
+        chunks, size = data.chunks[axis], data.shape[axis] // scale
+        first = chunks[0] // scale if 256 <= chunks[0] <= _TOO_LARGE else _BLOCK // scale
+        whole, rest = divmod(size, min(first, size))
+        found.append((min(first, size),) * whole + ((rest,) if rest else ()))
+    return found[0], found[1]
 
-    Uniform chunks are what Zarr can store. The largest chunk of each axis is taken, no smaller than 256 pixels and
-    no larger than ``default`` twice, whatever the input had.
+
+def _whole_groups(data: da.Array, frames: int) -> da.Array:
+    """Bring every band, and all frames of a group, into one chunk, without touching the others."""
+    if all(n % frames == 0 for n in data.chunks[0]):
+        kept, joined = "t", {}
+    elif data.shape[0] == frames:
+        kept, joined = "g", {"g": frames}
+    else:
+        return _whole_groups(data.rechunk({0: frames}), frames)
+    if data.numblocks[1] == 1 and kept == "t":
+        return data
+    bands = data.shape[1]
+    whole: da.Array = da.blockwise(
+        _joined, f"{kept}cyx", data, "tbyx", new_axes={**joined, "c": bands}, concatenate=True, dtype=data.dtype
+    )
+    return whole
+
+
+def _joined(block: np.ndarray) -> np.ndarray:
+    return block
+
+
+def _block_chunks(chunks: tuple[int, ...], axis: AxisPlan) -> tuple[int, ...]:
+    """Return the input's chunks where blocks can be made of them, else chunks that they can be made of."""
+    least, last = axis.least, axis.least_last
+    if (
+        max(chunks) <= _TOO_LARGE
+        and min(chunks[:-1], default=least) >= least
+        and (chunks[-1] >= last or not chunks[:-1])
+    ):
+        return chunks
+    block = max(_BLOCK // chunks[0] * chunks[0], least)
+    whole, rest = divmod(axis.size, block)
+    if whole and rest < last:
+        return (block,) * (whole - 1) + (block + rest,)
+    return (block,) * whole + ((rest,) if rest else ())
+
+
+def _one(
+    block: np.ndarray,
+    *,
+    kernel: BlockFunction,
+    plan: WindowPlan,
+    frames: int,
+    first: tuple[int, ...],
+    block_id: tuple[int, ...],
+) -> np.ndarray:
+    place = plan.block(block_id[2], block_id[3])
+    groups = range(0, block.shape[0], frames)
+    return np.stack([kernel(block[g : g + frames], place, first[block_id[0]] + g) for g in groups])
+
+
+def _settle(out: da.Array, windows: WindowPlan) -> da.Array:
+    """Move the borders of the answer's chunks from where windows meet to where the input's chunks do.
+
+    A block begins up to a stride before its chunk: what it has too much belongs to the chunk before.
     """
-    found = (int(max(c)) for c in data.chunks[-2:])
-    wanted = (min(max(n, 256), 2 * default) for n in found)
-    rows, columns = (max(1, min(n // scale, size)) for n, size in zip(wanted, cells, strict=True))
-    return rows, columns
+    shifts = [[c - e for c, e in zip(*both, strict=True)] for both in zip(windows.cuts, windows.edges, strict=True)]
+    depth = {2 + i: (0, max(s)) for i, s in enumerate(shifts)}
+    moved: da.Array = da.map_blocks(
+        _shifted,
+        overlap(out, depth={0: 0, 1: 0, **depth}, boundary="none", allow_rechunk=False),
+        plan=windows,
+        dtype=out.dtype,
+        meta=np.empty((0, 0, 0, 0), out.dtype),
+        chunks=(*out.chunks[:2], *(tuple(np.diff(cuts).tolist()) for cuts in windows.cuts)),
+    )
+    return moved
+
+
+def _shifted(block: np.ndarray, *, plan: WindowPlan, block_id: tuple[int, ...]) -> np.ndarray:
+    rows, columns = (
+        slice(cuts[i] - edges[i], cuts[i + 1] - edges[i])
+        for cuts, edges, i in zip(plan.cuts, plan.edges, block_id[2:], strict=True)
+    )
+    return block[:, :, rows, columns]

@@ -16,6 +16,7 @@ import xarray as xr
 
 from xgfm.errors import BandError, CubeError, FramesError, GridError, TaskError, UnitsError
 from xgfm.grid import geobox_of, pixel_size_m
+from xgfm.models import registry
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -141,9 +142,7 @@ def _nodata(cube: xr.DataArray) -> float | None:
 
 def _spec(task: str | HasSpec | TaskSpec | ModelSpec) -> TaskSpec | ModelSpec:
     if isinstance(task, str):
-        from xgfm.models.registry import spec_of
-
-        return spec_of(task)
+        return registry.find(task).spec
     return task.spec if hasattr(task, "spec") else task
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ import xarray as xr
 from xgfm import cf
 from xgfm.errors import FramesError, GridError, TaskError
 from xgfm.grid import geobox_of, with_grid
-from xgfm.infer.blocks import chunks_like, map_windows
+from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.models.handle import load_model
-from xgfm.windows import Block, plan
+from xgfm.windows import Block
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -40,13 +40,14 @@ class _Embed:
     settings: Settings
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
-        shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
+        patch = self.settings.scale
+        window = self.settings.window // patch
+        shape = ((axis.stop - axis.start) // patch for axis in (place.rows, place.columns))
         out = np.full((self.handle.spec.embed_dim, *shape), np.nan, "float32")
-        patch, window = self.settings.scale, self.settings.window
-        encoder = self.handle.load(self.settings.device).encoder
+        model: Any = self.handle.load(self.settings.device)
 
         def step(batch: Batch) -> torch.Tensor:
-            (tokens,) = encoder.forward_features(batch.x, batch.time, batch.location, layers=[self.layer])
+            (tokens,) = model.encoder.forward_features(batch.x, batch.time, batch.location, layers=[self.layer])
             n, _, features = tokens.shape
             grid = tokens[:, 1:].reshape(n, -1, window, window, features).mean(dim=1)  # frames averaged
             seen = batch.valid.reshape(n, window, patch, window, patch).any(dim=4).any(dim=2)
@@ -99,23 +100,25 @@ def embed(
         raise TaskError(f"layer={layer}: {spec.name!r} has {spec.depth} blocks")
     patch = spec.patch_size[1]
     checked, geobox = _whole_patches(checked, patch)
-    window, halo = spec.image_size // patch, _halo(spec, halo) // patch
-    data = data_of(checked)
     settings = Settings(
         pixels_of(checked, spec.statistics, 0.0, "normalised", allow),
         context_of(checked, geobox, spec.coords),
-        window,
+        spec.image_size,
         scale=patch,
         device=device,
     )
-    kernel = _Embed(handle, layer % spec.depth, settings)
-    rows, columns = (o // patch for o in lattice_origin(geobox))
-    cells = (geobox.shape[0] // patch, geobox.shape[1] // patch)
-    windows = plan(cells, (rows, columns), window=window, halo=halo, block=chunks_like(data, cells, patch))
     out = map_windows(
-        data, windows, kernel, frames=data.shape[0], layers=spec.embed_dim, dtype="float32", scale=patch
-    ).rechunk((1, -1, *chunks_like(data, cells, patch)))[0]
-    return _array(out, geobox.zoom_out(patch), handle, layer)
+        data_of(checked),
+        lattice_origin(geobox),
+        _Embed(handle, layer % spec.depth, settings),
+        window=spec.image_size,
+        halo=_halo(spec, halo),
+        frames=checked.sizes["time"],
+        layers=spec.embed_dim,
+        dtype="float32",
+        scale=patch,
+    )
+    return _array(out[0], geobox.zoom_out(patch), handle, layer)
 
 
 def check_frames(cube: xr.DataArray, spec: ModelSpec) -> None:

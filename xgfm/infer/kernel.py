@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from xgfm.errors import MissingExtraError, UnitsError
-from xgfm.windows import Block, Window
+from xgfm.windows import Block, BlockAxis, Window
 
 try:
     import torch
 except ImportError as error:
     raise MissingExtraError("torch", "torch", "inference") from error
 
+NO_CLASS = 255
 BATCH = 8
 """Windows that go through the model at once."""
 
@@ -101,9 +102,9 @@ class Settings:
     pixels: Pixels
     context: Context
     window: int
-    """Cells of the output that a window spans."""
+    """Rows and columns, in pixels, that the model sees at once."""
     scale: int = 1
-    """Pixels of a cell."""
+    """Pixels of a cell of the answer, along y and x."""
     min_valid: float = 0.0
     """Share of valid pixels under which a window is left out; a window without any always is."""
     device: str = "cpu"
@@ -126,22 +127,29 @@ def run(
     block
         ``(frame, band, y, x)``, the pixels that the block reads.
     place
-        Its windows, in cells of the output.
+        Its windows, in array pixels.
     step
-        Takes a batch, returns ``(B, layer, H, W)`` in cells of the output.
+        Takes a batch, returns ``(B, layer, H, W)`` in cells of the answer.
     out
         ``(layer, y, x)``, filled with nodata: the answer is written into it.
     first_frame
         The array's time step that the block's first frame is.
     """
+    block = block[:, :, _seen(place.rows, settings.window), _seen(place.columns, settings.window)]
     check_values(block, settings.pixels)
     with _COMPUTING, torch.inference_mode():
         x, valid = to_device(block, settings.pixels, settings.device)
-        x, valid = (pad_to(t, settings.window * settings.scale) for t in (x, valid))
+        x, valid = (pad_to(t, settings.window) for t in (x, valid))
         for batch in batches(x, valid, place, settings):
             told = tell(batch, settings, first_frame)
-            put(out, step(told).cpu().numpy(), batch.windows, place)
+            put(out, step(told).cpu().numpy(), batch.windows, place, settings.scale)
     return out
+
+
+def _seen(axis: BlockAxis, window: int) -> slice:
+    """Return the part of what a block reads that its windows look at."""
+    first, last = axis.windows[0].start, axis.windows[-1].start
+    return slice(first - axis.read_start, last + window - axis.read_start)
 
 
 def valid_values(block: np.ndarray, nodata: float | None) -> np.ndarray:
@@ -209,11 +217,11 @@ def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
 
 def batches(x: torch.Tensor, valid: torch.Tensor, place: Block, settings: Settings) -> Iterator[Batch]:
     """Cut a block into windows, leave out the empty ones, and group the others."""
-    rows, columns, scale, size = place.rows, place.columns, settings.scale, settings.window * settings.scale
+    first_row, first_column, size = place.rows.windows[0].start, place.columns.windows[0].start, settings.window
 
     def cut() -> Iterator[tuple[tuple[Window, Window], torch.Tensor, torch.Tensor]]:
         for row, column in place.windows():
-            top, left = (row.start - rows.read_start) * scale, (column.start - columns.read_start) * scale
+            top, left = row.start - first_row, column.start - first_column
             where = (..., slice(top, top + size), slice(left, left + size))
             share = valid[where].float().mean()
             if share > 0 and share >= settings.min_valid:
@@ -234,20 +242,29 @@ def tell(batch: Batch, settings: Settings, first_frame: int) -> Batch:
         time = mine.expand(n, frames, 2)
     if context.place is not None:
         half = settings.window / 2
-        centres = settings.scale * np.array([[r.start + half, c.start + half] for r, c in batch.windows])
+        centres = np.array([[r.start + half, c.start + half] for r, c in batch.windows])
         latlon = context.place.latlon(centres[:, 0], centres[:, 1])
         location = torch.from_numpy(latlon).to(device, torch.float32)
     return Batch(batch.x, batch.valid, batch.windows, time, location)
 
 
-def put(out: np.ndarray, answers: np.ndarray, windows: list[tuple[Window, Window]], place: Block) -> None:
+def put(
+    out: np.ndarray, answers: np.ndarray, windows: list[tuple[Window, Window]], place: Block, scale: int = 1
+) -> None:
     """Write the inner part of each window's answer ``(B, layer, H, W)`` where it belongs in ``out``."""
     for answer, (row, column) in zip(answers, windows, strict=True):
-        to_rows = slice(row.inner_start - place.rows.start, row.inner_stop - place.rows.start)
-        to_columns = slice(column.inner_start - place.columns.start, column.inner_stop - place.columns.start)
-        from_rows = slice(row.inner_start - row.start, row.inner_stop - row.start)
-        from_columns = slice(column.inner_start - column.start, column.inner_stop - column.start)
+        to_rows, from_rows = _inner(row, place.rows.start, scale)
+        to_columns, from_columns = _inner(column, place.columns.start, scale)
         out[:, to_rows, to_columns] = answer[:, from_rows, from_columns]
+
+
+def _inner(window: Window, block_start: int, scale: int) -> tuple[slice, slice]:
+    """Return where a window's inner part lies in its block and in the window, in cells."""
+    start, stop = window.inner_start, window.inner_stop
+    in_block, in_window = (
+        slice((start - first) // scale, (stop - first) // scale) for first in (block_start, window.start)
+    )
+    return in_block, in_window
 
 
 def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...]) -> torch.Tensor:
@@ -266,10 +283,10 @@ def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...
     Returns
     -------
     torch.Tensor
-        ``(B, layer, H, W)``: uint8 with 255 where nodata for the class alone, else float32 with NaN.
+        ``(B, layer, H, W)``: uint8 for the class alone, else float32; `missing` where nodata.
     """
     if layers == ("class",):
-        return torch.where(valid, logits.argmax(1), 255).to(torch.uint8)[:, None]
+        return torch.where(valid, logits.argmax(1), NO_CLASS).to(torch.uint8)[:, None]
     probability = logits.float().softmax(1)
     made: dict[str, Callable[[], torch.Tensor]] = {
         "class": lambda: logits.argmax(1, keepdim=True).float(),
@@ -278,7 +295,14 @@ def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...
         "entropy": lambda: torch.special.entr(probability).sum(1, keepdim=True),
     }
     stacked = torch.cat([made[name]() for name in layers], dim=1)
-    return torch.where(valid[:, None], stacked, torch.nan)
+    fill = torch.tensor(missing(layers, logits.shape[1]), device=logits.device)[:, None, None]
+    return torch.where(valid[:, None], stacked, fill)
+
+
+def missing(layers: tuple[str, ...], classes: int) -> list[float]:
+    """Return what stands for a missing pixel in each of the layers: 255 for the class, NaN for the others."""
+    fills = {"class": [float(NO_CLASS)], "probability": [np.nan] * classes}
+    return [fill for name in layers for fill in fills.get(name, [np.nan])]
 
 
 def call(module: Any, batch: Batch) -> torch.Tensor:

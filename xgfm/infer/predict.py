@@ -18,12 +18,12 @@ from xgfm import cf
 from xgfm.cube.composite import composite
 from xgfm.errors import TaskError
 from xgfm.grid import geobox_of, with_grid
-from xgfm.infer.blocks import chunks_like, map_windows
+from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
-from xgfm.infer.kernel import BATCH, Batch, Settings, call, map_layers, run
+from xgfm.infer.kernel import BATCH, Batch, Settings, call, map_layers, missing, run
 from xgfm.models.handle import load_task
-from xgfm.windows import Block, plan
+from xgfm.windows import Block
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +45,8 @@ class _Predict:
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
         shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
-        dtype = _dtype(self.layers)
-        out = np.full((_count(self.handle.spec, self.layers), *shape), 255 if dtype == "uint8" else np.nan, dtype)
+        fill = np.array(missing(self.layers, len(self.handle.spec.classes)), _dtype(self.layers))
+        out = np.broadcast_to(fill[:, None, None], (len(fill), *shape)).copy()
         module = self.handle.load(self.settings.device)
 
         def step(batch: Batch) -> torch.Tensor:
@@ -121,7 +121,6 @@ def predict(
     geobox = geobox_of(checked)
     halo = spec.halo if halo is None else halo
     _check_window(spec, halo, min_valid)
-    data = data_of(checked)
     settings = Settings(
         pixels_of(checked, spec.statistics, spec.nodata_fill, spec.nodata_units, allow),
         context_of(checked, geobox, spec.coords),
@@ -131,9 +130,17 @@ def predict(
         batch_size=batch_size,
     )
     kernel = _Predict(handle, layers, settings)
-    windows = plan(geobox.shape, lattice_origin(geobox), window=spec.window, halo=halo, block=_block(data))
-    out = map_windows(data, windows, kernel, frames=spec.frames, layers=_count(spec, layers), dtype=_dtype(layers))
-    return _dataset(out.rechunk((1, -1, *chunks_like(data, geobox.shape))), checked, handle, layers, allow, halo)
+    out = map_windows(
+        data_of(checked),
+        lattice_origin(geobox),
+        kernel,
+        window=spec.window,
+        halo=halo,
+        frames=spec.frames,
+        layers=_count(spec, layers),
+        dtype=_dtype(layers),
+    )
+    return _dataset(out, checked, handle, layers, allow, halo)
 
 
 def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
@@ -153,11 +160,6 @@ def _check_window(spec: TaskSpec, halo: int, min_valid: float) -> None:
         raise TaskError(f"halo={halo}: expected 0 to {(spec.window - 1) // 2} for windows of {spec.window} pixels")
     if not 0 <= min_valid <= 1:
         raise TaskError(f"min_valid={min_valid}: expected a share, 0 to 1")
-
-
-def _block(data: da.Array) -> tuple[int, int]:
-    """Rows and columns of the blocks that are computed: near the chunks of the input."""
-    return chunks_like(data, data.shape[-2:])
 
 
 def _dtype(layers: tuple[str, ...]) -> str:

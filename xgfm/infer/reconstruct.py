@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
@@ -17,13 +18,13 @@ import xarray as xr
 from xgfm import cf
 from xgfm.errors import TaskError
 from xgfm.grid import geobox_of, with_grid
-from xgfm.infer.blocks import chunks_like, map_windows
+from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check
 from xgfm.infer.embed import check_frames
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.models.handle import load_model
-from xgfm.windows import Block, plan
+from xgfm.windows import Block
 
 if TYPE_CHECKING:
     from xgfm.models.handle import ModelHandle
@@ -50,7 +51,7 @@ class _Reconstruct:
         shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
         out = np.full((self.frames * (len(spec.bands) + 1), *shape), np.nan, "float32")
         pixels = self.settings.pixels
-        model = self.handle.load(self.settings.device)
+        model: Any = self.handle.load(self.settings.device)
 
         def step(batch: Batch) -> torch.Tensor:
             noise = torch.stack([self._noise(r.start, c.start) for r, c in batch.windows]).to(batch.x.device)
@@ -114,7 +115,7 @@ def reconstruct(
     ratio = spec.mask_ratio if mask_ratio is None else mask_ratio
     if not 0 < ratio < 1:
         raise TaskError(f"mask_ratio={ratio}: expected a share between 0 and 1")
-    geobox, data, frames = geobox_of(checked), data_of(checked), checked.sizes["time"]
+    geobox, frames = geobox_of(checked), checked.sizes["time"]
     origin = lattice_origin(geobox)
     settings = Settings(
         pixels_of(checked, spec.statistics, 0.0, "normalised", allow),
@@ -123,16 +124,22 @@ def reconstruct(
         device=device,
     )
     kernel = _Reconstruct(handle, ratio, seed, origin, frames, settings)
-    layers = frames * (len(spec.bands) + 1)
-    chunks = chunks_like(data, geobox.shape)
-    windows = plan(geobox.shape, origin, window=spec.image_size, halo=0, block=chunks)
-    out = map_windows(data, windows, kernel, frames=frames, layers=layers, dtype="float32")
-    return _dataset(out, checked, handle, chunks)
+    out = map_windows(
+        data_of(checked),
+        origin,
+        kernel,
+        window=spec.image_size,
+        halo=0,
+        frames=frames,
+        layers=frames * (len(spec.bands) + 1),
+        dtype="float32",
+    )
+    return _dataset(out[0], checked, handle)
 
 
-def _dataset(out: object, cube: xr.DataArray, handle: ModelHandle, chunks: tuple[int, int]) -> xr.Dataset:
+def _dataset(out: da.Array, cube: xr.DataArray, handle: ModelHandle) -> xr.Dataset:
     frames, bands = cube.sizes["time"], cube.sizes["band"]
-    stacked = out[0].reshape((frames, bands + 1, *cube.shape[-2:])).rechunk((1, -1, *chunks))  # type: ignore[index]
+    stacked = out.rechunk({0: bands + 1}).reshape((frames, bands + 1, *out.shape[1:]))
     result = xr.Dataset(
         {
             "reconstruction": (("time", "band", "y", "x"), stacked[:, :bands]),
