@@ -1,0 +1,316 @@
+"""HLS granules: STAC items of every catalogue as one record.
+
+In: STAC items as plain dicts or pystac objects. Out: `HlsItem` records with sensor, tile, date, the hrefs of the six
+bands and the Fmask, and the pixel grid. Metadata only: nothing is opened, and no credential is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from xgfm.errors import ItemError
+from xgfm.grid import tile_geobox
+from xgfm.models.spec import PRITHVI_BANDS
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+Sensor = Literal["L30", "S30"]
+
+ASSETS: Mapping[str, Mapping[str, str]] = {
+    "L30": {"blue": "B02", "green": "B03", "red": "B04", "nir08": "B05", "swir16": "B06", "swir22": "B07"},
+    "S30": {"blue": "B02", "green": "B03", "red": "B04", "nir08": "B8A", "swir16": "B11", "swir22": "B12"},
+}
+"""Band -> asset key of each sensor. Never by ``common_name``: on S30 that is ``nir`` for B08, the broad band."""
+
+WORDS: Mapping[str, str] = {
+    "blue": "blue",
+    "green": "green",
+    "red": "red",
+    "nir08": "nir_narrow",
+    "swir16": "swir_1",
+    "swir22": "swir_2",
+    "fmask": "fmask",
+}
+"""Band -> asset key in items made by stactools, alike for both sensors."""
+
+_GRANULE = re.compile(r"HLS\.(?P<sensor>[LS]30)\.T(?P<tile>\d{2}[A-Z]{3})\.\d{7}T\d{6}\.v\d\.\d")
+_SOUTHERN_OFFSET = 10_000_000
+_SIGNATURES = {"sig", "x-amz-signature", "x-amz-security-token", "x-goog-signature", "token", "access_token"}
+_SIGNED_ON_READING = ".blob.core.windows.net"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HlsItem:
+    """One granule: one tile, one pass, one sensor."""
+
+    id: str
+    sensor: Sensor
+    tile: str
+    """MGRS id without the leading T: ``15TVM``."""
+    datetime: datetime
+    """UTC."""
+    hrefs: Mapping[str, str]
+    """Band (STAC common name) -> href without any signature; ``fmask`` is among them where the item has one."""
+    geobox: GeoBox
+    """The grid of the files, EPSG:326zz in both hemispheres."""
+    cloud_cover: float = math.nan
+    """Percent of the whole tile."""
+    collection: str = ""
+    notes: tuple[str, ...] = field(default=())
+    """What was corrected in the item, as sentences."""
+
+    def asset(self, band: str) -> str:
+        """Return the HLS name of a band's asset: ``B8A``, ``Fmask``."""
+        return "Fmask" if band == "fmask" else ASSETS[self.sensor][band]
+
+
+def normalise(item: Mapping[str, Any] | Any, *, bands: Iterable[str] = PRITHVI_BANDS, fmask: bool = False) -> HlsItem:
+    """Read a STAC item of any catalogue that serves HLS.
+
+    Parameters
+    ----------
+    item : dict or pystac.Item
+        From NASA's CMR-STAC, NASA's sidecar files, Planetary Computer, stactools, or like one of them.
+    bands : iterable of str
+        Bands that must be there.
+    fmask : bool
+        Whether the Fmask must be there too.
+
+    Returns
+    -------
+    HlsItem
+
+    Raises
+    ------
+    ItemError
+        If it is not an HLS granule of surface reflectance, lacks an asset or a date, or contradicts its own tile.
+    """
+    plain = item if isinstance(item, Mapping) else item.to_dict(transform_hrefs=False)
+    assets: Mapping[str, Mapping[str, Any]] = plain.get("assets", {})
+    match = _granule(plain, assets)
+    sensor: Sensor = "L30" if match["sensor"] == "L30" else "S30"
+    identity = str(plain["id"])
+    geobox, notes = _grid(plain, assets, match["tile"])
+    hrefs = _hrefs(identity, sensor, match[0], assets)
+    _require(identity, sensor, assets, hrefs, [*bands, *(["fmask"] if fmask else [])])
+    cloud_cover = plain["properties"].get("eo:cloud_cover")
+    return HlsItem(
+        id=identity,
+        sensor=sensor,
+        tile=match["tile"],
+        datetime=_date(plain),
+        hrefs=hrefs,
+        geobox=geobox,
+        cloud_cover=math.nan if cloud_cover is None else float(cloud_cover),
+        collection=str(plain.get("collection") or ""),
+        notes=notes,
+    )
+
+
+def tile_of(item: Mapping[str, Any]) -> str | None:
+    """Return the MGRS tile of a plain item, ``15TVM``; None where it is not an HLS granule."""
+    try:
+        return _granule(item, item.get("assets", {}))["tile"]
+    except ItemError:
+        return None
+
+
+def unsigned(href: str) -> str:
+    """Return an href without a Planetary Computer signature: reading signs again, and signatures are secrets.
+
+    Raises
+    ------
+    ItemError
+        If it carries a signature that reading could not make again.
+    """
+    parts = urlsplit(href)
+    if not {key.lower() for key, _ in parse_qsl(parts.query)} & _SIGNATURES and "@" not in parts.netloc:
+        return href
+    if (parts.hostname or "").endswith(_SIGNED_ON_READING):
+        return urlunsplit(parts._replace(query=""))
+    raise ItemError(
+        f"href {urlunsplit(parts._replace(query='', netloc=parts.netloc.rpartition('@')[2]))!r} is signed or holds a "
+        "password, which would be stored with the graph; give the plain href, credentials are looked up on reading"
+    )
+
+
+def from_cmr(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Turn the JSON answer of CMR's own granule search (``granules.json``) into items that `normalise` reads."""
+    items = []
+    for entry in answer["feed"]["entry"]:
+        hrefs = [link["href"] for link in entry["links"] if link["rel"].endswith("/data#")]
+        corners = [[float(v) for v in ring[0].split()] for ring in entry.get("polygons", [])]
+        lat, lon = [v for c in corners for v in c[::2]], [v for c in corners for v in c[1::2]]
+        cloud_cover = entry.get("cloud_cover")
+        items.append(
+            {
+                "type": "Feature",
+                "id": entry["title"],
+                "properties": {
+                    "datetime": entry["time_start"],
+                    "eo:cloud_cover": None if cloud_cover is None else float(cloud_cover),
+                },
+                "assets": {href.rsplit(".", 2)[1]: {"href": href} for href in hrefs if href.endswith(".tif")},
+                **({"bbox": [min(lon), min(lat), max(lon), max(lat)]} if corners else {}),
+            }
+        )
+    return items
+
+
+def _granule(plain: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> re.Match[str]:
+    """Find the granule's name, ``HLS.L30.T15TVM.2025275T170439.v2.0``, in the item's id or in its files' names."""
+    identity = str(plain.get("id"))
+    keys = {key for sensor in ASSETS.values() for key in sensor.values()} | set(WORDS.values())
+    found = [match for key in sorted(keys & set(assets)) if (match := _GRANULE.match(_file_name(assets[key])))]
+    if ((match := _GRANULE.match(identity)) or (match := next(iter(found), None))) and keys & set(assets):
+        return match
+    raise ItemError(
+        f"item {identity!r} is not an HLS granule of surface reflectance: its assets are {sorted(assets)[:8]}, and "
+        "neither its id nor their files are named like HLS.L30.T15TVM.2025275T170439.v2.0; search "
+        "collections=['HLSL30_2.0', 'HLSS30_2.0'] (Planetary Computer: ['hls2-l30', 'hls2-s30'])"
+    )
+
+
+def _file_name(asset: Mapping[str, Any]) -> str:
+    return urlsplit(str(asset.get("href", ""))).path.rpartition("/")[2]
+
+
+def _hrefs(identity: str, sensor: Sensor, granule: str, assets: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Hrefs by band, taken by asset key and sensor only; a file named after another band or granule is refused."""
+    hrefs = {}
+    for band, key in {**ASSETS[sensor], "fmask": "Fmask"}.items():
+        asset = assets.get(key, assets.get(WORDS[band]))
+        if asset is None:
+            continue
+        name = _file_name(asset)
+        if _GRANULE.match(name) and name != f"{granule}.{key}.tif":
+            raise ItemError(
+                f"item {identity!r}: asset {key!r} ({band} of {sensor}) points to the file {name!r}; "
+                f"expected {granule}.{key}.tif, correct the item's href"
+            )
+        hrefs[band] = unsigned(asset["href"])
+    return hrefs
+
+
+def _require(
+    identity: str,
+    sensor: Sensor,
+    assets: Mapping[str, Any],
+    hrefs: Mapping[str, str],
+    bands: Iterable[str],
+) -> None:
+    """Refuse an item that lacks what the cube needs."""
+    keys = {**ASSETS[sensor], "fmask": "Fmask"}
+    missing = [band for band in bands if band not in hrefs]
+    if not missing:
+        return
+    mends = ["leave the item out"]
+    mends += ["open it unmasked with mask=None"] if missing == ["fmask"] else ["ask for other bands with bands="]
+    if "nir08" in missing and "B08" in assets and sensor == "S30":
+        mends.insert(0, "B08 is the broad near infrared and does not replace B8A")
+    raise ItemError(
+        f"item {identity!r} has no asset {', '.join(repr(keys[b]) for b in missing)} ({', '.join(missing)} of "
+        f"{sensor}); it has {sorted(assets)[:20]}; {'; '.join(mends)}"
+    )
+
+
+def _date(plain: Mapping[str, Any]) -> datetime:
+    """UTC date; the start of the pass where ``datetime`` is null."""
+    properties = plain["properties"]
+    text = properties.get("datetime") or properties.get("start_datetime")
+    try:
+        date = datetime.fromisoformat(str(text))
+    except ValueError as error:
+        raise ItemError(
+            f"item {plain['id']!r} has no date: 'datetime' is {properties.get('datetime')!r}; "
+            "expected ISO 8601 in 'datetime' or 'start_datetime'"
+        ) from error
+    return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+
+
+def _grid(
+    plain: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]], tile: str
+) -> tuple[GeoBox, tuple[str, ...]]:
+    """Grid of the tile, or the part of it that ``proj:*`` describes; what was corrected in the item."""
+    identity, whole = plain["id"], tile_geobox(tile)
+    stated = _projection(plain, assets)
+    code, transform, shape = (stated.get(name) for name in ("code", "transform", "shape"))
+    zone = int(tile[:2])
+    if code not in (None, 32600 + zone, 32700 + zone):
+        raise ItemError(
+            f"item {identity!r} says EPSG:{code}, but tile T{tile} lies in EPSG:{32600 + zone}; correct the item's "
+            "proj:code, or remove its proj:* fields to take the grid from the tile id"
+        )
+    notes = []
+    if code == 32700 + zone:
+        notes.append(f"item {identity} says EPSG:{code}; HLS tiles are in EPSG:{32600 + zone}, which was taken")
+        warnings.warn(notes[0], stacklevel=4)
+    if transform is None:
+        return whole, tuple(notes)
+    part = _part_of_tile(whole, [float(v) for v in transform[:6]], shape)
+    if part is None:
+        left, top = whole.transform.c, whole.transform.f
+        raise ItemError(
+            f"item {identity!r} says proj:transform {list(transform[:6])} with proj:shape {shape}, which does not lie "
+            f"on the grid of tile T{tile} (30 m from {left:.0f}, {top:.0f}, 3660 x 3660); correct the item, or remove "
+            "its proj:* fields to take the grid from the tile id"
+        )
+    return part, tuple(notes)
+
+
+def _projection(plain: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """EPSG code, transform and shape as the item or its first band asset states them."""
+    band = next((assets[key] for key in ("B04", "red") if key in assets), {})
+    stated: dict[str, Any] = {}
+    for source in (plain["properties"], band):
+        code = re.fullmatch(r"EPSG:(\d+)", str(source.get("proj:code")))
+        epsg = source.get("proj:epsg") or (code[1] if code else None)
+        if epsg is not None:
+            stated["code"] = int(epsg)
+        for name in ("transform", "shape"):
+            if source.get(f"proj:{name}") is not None:
+                stated[name] = source[f"proj:{name}"]
+    return stated
+
+
+def _part_of_tile(whole: GeoBox, transform: list[float], shape: Any) -> GeoBox | None:
+    """The pixels of the tile that a stated transform and shape cover, or None where they are not on its lattice."""
+    a, b, left, d, e, top = transform
+    if (a, b, d, e) != (whole.transform.a, 0, 0, whole.transform.e):
+        return None
+    # A southern item on EPSG:327zz may also state northings with the false northing of that CRS.
+    if top - whole.transform.f > _SOUTHERN_OFFSET / 2:
+        top -= _SOUTHERN_OFFSET
+    column, row = (left - whole.transform.c) / a, (top - whole.transform.f) / e
+    rows, columns = shape if shape is not None else whole.shape
+    fits = 0 <= row <= whole.shape[0] - rows and 0 <= column <= whole.shape[1] - columns
+    if not (fits and row == int(row) and column == int(column)):
+        return None
+    return whole[int(row) : int(row) + rows, int(column) : int(column) + columns]
+
+
+def normalise_all(
+    items: Iterable[Mapping[str, Any] | Any], *, bands: Iterable[str] = PRITHVI_BANDS, fmask: bool = False
+) -> list[HlsItem]:
+    """Normalise items, drop repeated ids, and sort by date.
+
+    Raises
+    ------
+    ItemError
+        As `normalise`, or if there is no item at all.
+    """
+    wanted = tuple(bands)
+    records = {record.id: record for record in (normalise(item, bands=wanted, fmask=fmask) for item in items)}
+    if not records:
+        raise ItemError(
+            "there are no items to open; give the items of a search that found some, items=xgfm.search(...)"
+        )
+    return sorted(records.values(), key=lambda record: (record.datetime, record.id))
