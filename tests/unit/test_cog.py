@@ -12,7 +12,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from results import CLASSES, DEGREES, NORTH, SOUTH, pixels, result
 
-from xgfm.errors import GridError, WriteError
+from xgfm.errors import GridError, WriteError, XgfmError
 from xgfm.store.write import to_cog, to_zarr
 
 LARGE = GeoBox((1300, 1100), SOUTH.affine, SOUTH.crs)
@@ -92,9 +92,9 @@ def test_the_class_map_is_the_default(tmp_path: Path) -> None:
 
 def test_a_choice_has_to_be_made(tmp_path: Path) -> None:
     unclear = result(probability=True).drop_vars("crop_v1_0").assign(other=lambda d: d.probability[0])
-    with pytest.raises(WriteError, match=r"cannot tell which variable.*variable=None.*'probability', 'other'"):
+    with pytest.raises(XgfmError, match=r"cannot tell which variable.*variable=None.*'probability', 'other'"):
         to_cog(unclear, tmp_path / "map.tif")
-    with pytest.raises(WriteError, match=r"variable='crop'.*there are \['crop_v1_0'\]"):
+    with pytest.raises(XgfmError, match=r"variable='crop'.*there are \['crop_v1_0'\]"):
         to_cog(result(), tmp_path / "map.tif", variable="crop")
 
 

@@ -19,10 +19,12 @@ import xarray as xr
 from xgfm.cf import GRID_MAPPING
 from xgfm.errors import WriteError
 from xgfm.grid import geobox_of
-from xgfm.store.layout import as_dataset
+from xgfm.store.layout import as_dataset, choose_variable
 
 BLOCK = 512
 """Rows and columns of a tile of the file."""
+CACHE = 128
+"""Megabytes of blocks that GDAL may hold; its own default is 5 % of the machine."""
 _BAND_TAGS = ("long_name", "units", "comment", "flag_values", "flag_meanings", "flag_colors", "class_names")
 
 
@@ -31,11 +33,13 @@ def choose_layer(result: xr.Dataset | xr.DataArray, variable: str | None) -> xr.
 
     Raises
     ------
+    XgfmError
+        Where there are several variables and none is named.
     WriteError
-        Where there are several variables and none is named, or several times.
+        Where there are several times, or too many dimensions.
     """
     dataset = as_dataset(result)
-    name = _choose_variable(dataset, variable)
+    name = choose_variable(dataset, variable)
     layer = dataset[[name]]
     if layer.sizes.get("time") == 1:
         layer = layer.isel(time=0)
@@ -52,16 +56,6 @@ def choose_layer(result: xr.Dataset | xr.DataArray, variable: str | None) -> xr.
     return layer
 
 
-def _choose_variable(dataset: xr.Dataset, variable: str | None) -> str:
-    names = [str(n) for n in dataset.data_vars]
-    maps = [n for n in names if "flag_values" in dataset[n].attrs] or names
-    if variable is None and len(maps) == 1:
-        return maps[0]
-    if variable is None or variable not in names:
-        raise WriteError(f"cannot tell which variable to write: variable={variable!r}, and there are {names}; name one")
-    return variable
-
-
 def write_cog(store: Path, path: Path) -> None:
     """Copy a Zarr store of one variable, as `choose_layer` and `to_zarr` leave it, to a GeoTIFF at ``path``."""
     import rasterio
@@ -75,7 +69,7 @@ def write_cog(store: Path, path: Path) -> None:
         options = _cog_options(classes="flag_values" in layer.attrs, single=layer.dtype.itemsize == 1)
         try:
             # GDAL would write what a TIFF has no place for into a file beside the unfinished one.
-            with rasterio.Env(GDAL_PAM_ENABLED="NO"):
+            with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE):
                 _write_plain(layer, dataset.attrs, plain)
                 copy(plain, path, driver="COG", **options)
         except (RasterioError, CPLE_BaseError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from xgfm import cf
-from xgfm.errors import GridError, WriteError
+from xgfm.errors import GridError, WriteError, XgfmError
 from xgfm.grid import geobox_of, with_grid
 
 if TYPE_CHECKING:
@@ -60,6 +60,17 @@ def as_dataset(result: xr.Dataset | xr.DataArray) -> xr.Dataset:
     # Reopened without decode_coords="all", it is an ordinary variable.
     dataset = dataset.set_coords([n for n in named if n in dataset.data_vars])
     return dataset.transpose(..., "y", "x", missing_dims="ignore")
+
+
+def choose_variable(dataset: xr.Dataset, variable: str | None) -> str:
+    """Return the variable that is named, or the class map, or the only one there is."""
+    names = [str(n) for n in dataset.data_vars]
+    maps = [n for n in names if "flag_values" in dataset[n].attrs] or names
+    if variable is None and len(maps) == 1:
+        return maps[0]
+    if variable is None or variable not in names:
+        raise XgfmError(f"cannot tell which variable is meant: variable={variable!r}, and there are {names}; name one")
+    return variable
 
 
 def _on_grid(variable: xr.Variable) -> bool:

@@ -103,8 +103,10 @@ def to_cog(
 
     Raises
     ------
+    XgfmError
+        Where the choice of a variable is not clear.
     WriteError
-        Where the choice is not clear, there are several times, the path is taken or cannot be written.
+        Where there are several times, the path is taken or cannot be written; it says what is left on disk.
     GridError
         Where the result has no CRS or no regular grid.
     """
