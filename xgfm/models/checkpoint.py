@@ -7,6 +7,7 @@ what is wrong. No file can run code: pickles are read with ``weights_only=True``
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -74,10 +75,25 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_zip(path: Path, layout: Layout) -> Any:
     try:
+        _require_checkpoint(path)
         with _allowed(layout):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a corrupt or hostile pickle can raise anything
         raise CheckpointError(_why_refused(path, str(error))) from error
+
+
+def _require_checkpoint(path: Path) -> None:
+    """Refuse a zip archive that torch.save did not write; only the archive's directory is read."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name.rpartition("/")[2] for name in archive.namelist()}
+    if "constants.pkl" in members:
+        raise CheckpointError(
+            f"{path.name} is a TorchScript program, not weights; save its state_dict() with torch.save"
+        )
+    if "data.pkl" not in members:
+        raise CheckpointError(f"{path.name} is a zip archive without weights; unpack it, and give the file inside")
 
 
 def _why_refused(path: Path, reason: str) -> str:
@@ -87,8 +103,6 @@ def _why_refused(path: Path, reason: str) -> str:
             f"{path.name} holds {', '.join(objects)} besides tensors; opening such a file can run code, so it is "
             "refused. If you trust where it came from, save its 'state_dict' alone, elsewhere, with torch.save"
         )
-    if "TorchScript" in reason:
-        return f"{path.name} is a TorchScript program, not weights; save its state_dict() with torch.save"
     return (
         f"{path.name} is cut off or corrupt ({reason.splitlines()[0] if reason else 'no reason given'}); fetch it again"
     )
@@ -193,13 +207,30 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
 def _faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
+    both = [(key, given[key], tensor) for key, tensor in wanted.items() if key in given]
     reshaped = [
-        f"{key} is {tuple(given[key].shape)} where {tuple(tensor.shape)} is needed"
-        for key, tensor in wanted.items()
-        if key in given and given[key].shape != tensor.shape
+        f"{key} is {tuple(ours.shape)} where {tuple(needed.shape)} is needed"
+        for key, ours, needed in both
+        if ours.shape != needed.shape
     ]
-    counted = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    retyped = [
+        f"{key} is {_kind(ours)} where {_kind(needed)} is needed"
+        for key, ours, needed in both
+        if _kind(ours) != _kind(needed)
+    ]
+    counted = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": reshaped,
+        "of another kind": retyped,
+    }
     return [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in counted.items() if keys]
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        return f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
+    return "real" if tensor.is_floating_point() else "whole"
 
 
 def _listed(keys: Iterable[str], most: int = 12) -> str:

@@ -120,7 +120,7 @@ def find(name_or_path: str | os.PathLike[str], spec: TaskSpec | ModelSpec | str 
         return _from_folder(path, f"file:{(path / WEIGHTS_FILE).resolve()}")
     if path.is_file():
         return _from_file(path, spec)
-    if len(path.parts) > 1 or path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin"):
+    if "/" in name or os.sep in name or path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin"):
         raise CheckpointError(
             f"there is no file or folder {name}; give a path that exists, or one of {sorted(entries)}"
         )
