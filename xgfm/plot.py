@@ -33,6 +33,8 @@ EMPTY = "#d4d4d4"
 """Colour of pixels without data."""
 STRETCH = (2.0, 98.0)
 """Percentiles of a band, over all frames, that are drawn dark and bright."""
+BRIGHTEST = 4.0
+"""The bright end is at most so many times as far from the dark end as the median is; clear land stays below."""
 RGB = ("red", "green", "blue")
 
 
@@ -92,7 +94,7 @@ def plot(
     if _is_classes(layer):
         _legend(figure, maps)
     else:
-        figure.colorbar(axes[-1].images[0], ax=axes, label=_label(layer), shrink=0.8)
+        figure.colorbar(axes[-1].images[0], ax=axes, label=_units(layer), shrink=0.8)
     return figure
 
 
@@ -162,11 +164,19 @@ def _true_colour(colours: xr.DataArray) -> list[Panel]:
     missing = (colours.isnull() | (colours == nodata)).any("band").values
     values = np.where(missing[:, None], np.nan, colours.values.astype("float32"))
     seen = np.moveaxis(values, 1, -1)[~missing]
-    low, high = np.percentile(seen, STRETCH, axis=0) if seen.size else (np.zeros(3), np.ones(3))
+    low, high = _stretch(seen)
     stretched = (np.moveaxis(values, 1, -1) - low) / np.maximum(high - low, 1e-12)
     drawn = np.where(missing[..., None], _rgb(EMPTY), np.clip(stretched, 0, 1))
     extent = _extent(colours)
     return [Panel(frame, extent, title) for frame, title in zip(drawn, _frame_titles(colours), strict=True)]
+
+
+def _stretch(seen: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Dark and bright end of each band of (pixel, band), where clouds, if any, do not darken the land."""
+    if not seen.size:
+        return np.zeros(3), np.ones(3)
+    low, middle, high = np.percentile(seen, (STRETCH[0], 50, STRETCH[1]), axis=0)
+    return low, np.minimum(high, low + BRIGHTEST * (middle - low))
 
 
 def _frame_titles(cube: xr.DataArray) -> list[str]:
@@ -202,7 +212,7 @@ def _map_titles(maps: xr.DataArray, facts: Mapping[str, Any]) -> list[str]:
     if "time" in maps.coords:
         return [f"{name}\n{str(t)[:10]}" for t in maps.time.values.reshape(-1)]
     windows = [str(d) for fact in facts.get("frames") or [] for d in fact.get("window", [])]
-    return [f"{name}\n{_period(windows or facts.get('dates', []))}".rstrip()]
+    return [f"{name}\n{_period(windows or facts.get('dates', []))}".rstrip()] * maps.sizes["time"]
 
 
 def _period(dates: Sequence[str]) -> str:
@@ -218,9 +228,9 @@ def _flags(layer: xr.DataArray) -> list[tuple[int, str, str]]:
     return [(int(v), str(n), c) for v, n, c in zip(np.atleast_1d(attrs["flag_values"]), names, colors, strict=True)]
 
 
-def _label(layer: xr.DataArray) -> str:
-    name, units = layer.attrs.get("long_name", layer.name), layer.attrs.get("units", "1")
-    return str(name) if units == "1" else f"{name} ({units})"
+def _units(layer: xr.DataArray) -> str:
+    units = str(layer.attrs.get("units", "1"))
+    return "" if units == "1" else units
 
 
 def _rgb(color: str) -> tuple[float, float, float]:
@@ -249,7 +259,7 @@ def _draw(panels: list[Panel], layer: xr.DataArray) -> tuple[Figure, list[Axes]]
     height = min(max(3.4 * aspect * (top - bottom) / (right - left), 1.5), 8.0)
     figure, grid = plt.subplots(
         rows, columns, figsize=(3.4 * columns + 2.2, (height + 0.9) * rows), sharex=True, sharey=True,
-        squeeze=False, layout="constrained",
+        squeeze=False, layout="compressed",
     )  # fmt: skip
     # Closed, it is shown once by a notebook, as the value of its cell, and pyplot does not hold on to it.
     plt.close(figure)
@@ -293,7 +303,8 @@ def _colormap() -> Any:
 
 
 def _name_axes(axis: Axes, *, geographic: bool) -> None:
-    axis.locator_params(nbins=4)
+    axis.locator_params(axis="x", nbins=2 if geographic else 4)
+    axis.locator_params(axis="y", nbins=4)
     axis.ticklabel_format(useOffset=False, style="plain")
     axis.tick_params(labelsize="small")
     axis.set_xlabel("longitude (°)" if geographic else "easting (km)", fontsize="small")
