@@ -36,11 +36,11 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], *, scale: float, slo
 def cells(rng: np.random.Generator, shape: tuple[int, int], spacing: float) -> NDArray[np.int32]:
     """Return which cell of a Voronoi partition each pixel is in: convex polygons about ``spacing`` pixels wide.
 
-    The seeds are a jittered lattice, so that only the seeds of the nine nearest squares have to be compared.
+    The seeds are a lattice, jittered by no more than lets the nearest lie in one of the nine squares round a pixel.
     """
     rows, columns = (int(np.ceil(size / spacing)) + 2 for size in shape)
-    seeds_y = (np.arange(rows)[:, np.newaxis] - 1 + rng.random((rows, columns))) * spacing
-    seeds_x = (np.arange(columns) - 1 + rng.random((rows, columns))) * spacing
+    seeds_y = (np.arange(rows)[:, np.newaxis] - 1 + rng.uniform(0.2, 0.8, (rows, columns))) * spacing
+    seeds_x = (np.arange(columns) - 1 + rng.uniform(0.2, 0.8, (rows, columns))) * spacing
     y, x = np.arange(shape[0])[:, np.newaxis], np.arange(shape[1])
     square_y, square_x = (y / spacing).astype(int) + 1, (x / spacing).astype(int) + 1
     nearest, owner = np.full(shape, np.inf), np.zeros(shape, "int32")

@@ -89,7 +89,7 @@ def simulate_season(
     folder
         Made where it does not exist; files of the same names are replaced.
     seed
-        The same seed and options give the same pixels.
+        The same seed and options give the same pixels; another shape is another land.
     shape
         Rows and columns, in pixels of 30 m: a window of the tile's own lattice.
     tile
