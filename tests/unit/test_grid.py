@@ -14,7 +14,7 @@ import rasterio
 import rioxarray
 import xarray as xr
 from affine import Affine
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
@@ -53,6 +53,7 @@ def test_tile_grid_is_that_of_real_files(shared_data) -> None:
             assert (file.transform, file.shape, file.crs.to_epsg()) == (grid.transform, grid.shape, grid.crs.epsg)
 
 
+@settings(deadline=None)
 @given(lon=st.floats(-180, 179.999), lat=st.floats(-79.9, 83.9))
 def test_square_holds_the_point_that_mgrs_puts_there(lon: float, lat: float) -> None:
     tile = mgrs.MGRS().toMGRS(lat, lon, MGRSPrecision=0)
@@ -97,6 +98,7 @@ ALBERS = GeoBox((40, 30), Affine(30, 0, -15, 0, -30, 1_800_015), "EPSG:5070")
 GRIDS = [UTM, LATLON, ALBERS]
 
 
+@settings(deadline=None)
 @given(
     grid=st.sampled_from(GRIDS),
     rows=st.tuples(st.integers(0, 39), st.integers(1, 40)),

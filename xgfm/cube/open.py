@@ -19,11 +19,11 @@ import xarray as xr
 from xgfm.cube.catalogs import search
 from xgfm.cube.credentials import gdal_settings
 from xgfm.cube.items import ASSETS, HlsItem, normalise_all
-from xgfm.cube.loaders import FMASK, LOADERS, REFLECTANCE, Loader, Step, place
+from xgfm.cube.loaders import FMASK, REFLECTANCE, Loader, Step, get_loader, place
 from xgfm.cube.mask import DEFAULT_BITS
 from xgfm.cube.mask import mask as apply_mask
 from xgfm.cube.target import Target, search_box, target_grid
-from xgfm.errors import BandError, ItemError, XgfmError
+from xgfm.errors import BandError, ItemError
 from xgfm.grid import parse_tile, with_grid
 from xgfm.models.spec import PRITHVI_BANDS
 
@@ -182,7 +182,9 @@ def _open(
     grid = target_grid(granules, target)
     steps = time_steps([item for item in granules if place(item, bands[0], grid).overlap(0, 0, *grid.shape)])
     load = partial(
-        _loader(loader), chunks=(chunks, chunks) if isinstance(chunks, int) else chunks, gdal=gdal_settings(gdal)
+        get_loader(loader) if isinstance(loader, str) else loader,
+        chunks=(chunks, chunks) if isinstance(chunks, int) else chunks,
+        gdal=gdal_settings(gdal),
     )
     cube = with_grid(
         xr.DataArray(
@@ -225,14 +227,6 @@ def _check_bands(bands: Sequence[str]) -> tuple[str, ...]:
             + (f"; {unknown} are not. Give STAC common names, nir08 is the narrow near infrared" if unknown else "")
         )
     return wanted
-
-
-def _loader(loader: str | Loader) -> Loader:
-    if not isinstance(loader, str):
-        return loader
-    if loader not in LOADERS:
-        raise XgfmError(f"loader={loader!r} is not known; give one of {list(LOADERS)}, or a Loader")
-    return LOADERS[loader]
 
 
 def _of_tile(items: list[HlsItem], tile: str | None) -> list[HlsItem]:
