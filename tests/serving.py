@@ -123,6 +123,7 @@ class StacApi(Server):
     page: int = 2
     conforms: Sequence[str] = (
         "https://api.stacspec.org/v1.0.0/core",
+        "https://api.stacspec.org/v1.0.0/collections",
         "https://api.stacspec.org/v1.0.0/item-search",
         "https://api.stacspec.org/v1.0.0/item-search#query",
     )

@@ -229,10 +229,11 @@ def _candidates(catalog: str, query: Query) -> Iterable[Item]:
 
 def _read_json(href: str) -> dict[str, Any]:
     import pystac
+    from urllib3.exceptions import HTTPError
 
     try:
         document: dict[str, Any] = json.loads(pystac.StacIO.default().read_text(href))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         shown = href.partition("?")[0]
         raise SearchError(f"catalog={shown!r} cannot be read as STAC JSON: {str(error).partition('?')[0]}") from error
     return document
