@@ -65,7 +65,6 @@ html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "show_prev_next": True,
-    "pygments_light_style": "tango",
     "footer_start": ["copyright"],
     "footer_end": [],
 }
