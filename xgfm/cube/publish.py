@@ -122,7 +122,8 @@ def _footprint(geobox: GeoBox, imaged: NDArray[np.bool_]) -> list[list[float]]:
         corners.append(((int(columns[0]), edge), (int(columns[-1]) + 1, edge)))
     (west_top, east_top), (west_bottom, east_bottom) = corners
     ring = [west_bottom, east_bottom, east_top, west_top, west_bottom]
-    xs, ys = zip(*(geobox.transform * corner for corner in ring), strict=True)
+    a, _, left, _, e, top_edge = tuple(geobox.transform)[:6]
+    xs, ys = [left + a * column for column, _ in ring], [top_edge + e * row for _, row in ring]
     longitude, latitude = transform(str(geobox.crs), "EPSG:4326", xs, ys)
     return [[round(x, 7), round(y, 7)] for x, y in zip(longitude, latitude, strict=True)]
 

@@ -118,8 +118,8 @@ def fmask_of(sky: Sky, water: NDArray[np.bool_]) -> NDArray[np.uint8]:
     cloud = (sky.cloud > _DETECTED) & sky.imaged
     shadow = (sky.shadow > _DETECTED) & ~cloud & sky.imaged
     near = dilate(cloud | shadow, ADJACENT) & ~cloud & ~shadow
-    level = 1 + (sky.haze > 1.1).astype("uint8") + ((sky.haze > 1.7) | (sky.cloud > 0.6))
-    bits = cloud * 2 | near * 4 | shadow * 8 | water * 32 | (level.astype("uint8") << 6)
+    level = np.select([(sky.haze > 1.7) | (sky.cloud > 0.6), sky.haze > 1.1], [3, 2], 1)
+    bits = cloud * 2 | near * 4 | shadow * 8 | water * 32 | level << 6
     return np.where(sky.imaged, bits, FMASK_FILL).astype("uint8")
 
 
