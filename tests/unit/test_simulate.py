@@ -8,9 +8,11 @@ import pytest
 import rasterio
 import xarray as xr
 
+from xgfm.cube.catalogs import load_items
 from xgfm.cube.composite import composite
 from xgfm.cube.items import ASSETS
 from xgfm.cube.mask import mask
+from xgfm.cube.open import open_items
 from xgfm.cube.phenology import CLASSES
 from xgfm.cube.simulate import simulate_cube, simulate_season
 from xgfm.errors import GridError, XgfmError
@@ -62,6 +64,16 @@ def test_files_hold_what_the_cube_in_memory_holds(season):
     with rasterio.open(season.truth) as file:
         np.testing.assert_array_equal(file.read(1), truth.values)
         assert tuple(file.transform) == tuple(season.geobox.transform)
+
+
+def test_the_archives_way_to_the_cube_gives_the_same_cube(season):
+    """Search, items and loader know nothing of the simulation."""
+    cube, _ = simulate_cube(**SMALL)
+    read = open_items(load_items(season.items), geobox=season.geobox, mask=None)
+    for name in ("time", "band", "y", "x", "sensor", "item", "eo:cloud_cover", "fmask"):
+        np.testing.assert_array_equal(read[name].values, cube[name].values, err_msg=name)
+    np.testing.assert_array_equal(read.values, cube.values)
+    assert read["spatial_ref"].attrs["GeoTransform"] == cube["spatial_ref"].attrs["GeoTransform"]
 
 
 def test_the_season_lies_on_the_lattice_of_its_tile(season):

@@ -35,7 +35,8 @@ def composite(
     """Reduce a series to frames, one per window of time.
 
     An observation of a pixel is clear where all its bands are valid. A pixel without a clear observation in a window
-    is nodata in that frame, in every band. The result does not depend on the chunks.
+    is nodata in that frame, in every band. The result does not depend on the chunks. One block of the plane holds all
+    dates of a window while it is reduced: for very long windows open the cube with smaller ``chunks``.
 
     Parameters
     ----------
