@@ -38,7 +38,9 @@ class AxisPlan:
     window: int
     """Pixels that the model sees at once."""
     halo: int
-    """Pixels at each end of a window whose output is thrown away."""
+    """Pixels at each end of a window whose output is thrown away, or blended with the next window's."""
+    blend: bool = False
+    """Whether a pixel takes something from every window that reaches it."""
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.stride < 1 or self.halo < 0:
@@ -64,7 +66,15 @@ class AxisPlan:
     @property
     def reach(self) -> tuple[int, int]:
         """Pixels before and after its chunk that a block may need: see `snap`."""
-        return self.halo + self.stride - 1, self.halo
+        if self.blend:
+            return self.stride + self.window - 2, self.window - 1
+        return self.stride - 1 + self.halo, self.halo
+
+    def within(self, start: int, stop: int) -> tuple[Window, ...]:
+        """Return the windows of a block: those whose inner part it holds, or all that reach it where they blend."""
+        if self.blend:
+            return tuple(w for w in self.windows() if w.start < stop and w.start + self.window > start)
+        return tuple(w for w in self.windows() if start <= w.inner_start < stop)
 
     def snap(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """Move where blocks meet back to where windows meet.
@@ -90,8 +100,8 @@ class AxisPlan:
 
     @property
     def least_last(self) -> int:
-        """Pixels of the last chunk under which the window that ends there might belong to the block before."""
-        return self.window - self.halo
+        """Pixels of the last chunk under which the block before might need more than the chunk has."""
+        return self.window
 
     def _offset(self, pixel: int) -> int:
         """Pixels between the anchored start of a pixel's cell and the pixel."""
@@ -159,5 +169,5 @@ class WindowPlan:
         plan, cuts, edges = self.axes[axis], self.cuts[axis], self.edges[axis]
         start, stop = edges[index : index + 2]
         before, after = plan.reach
-        mine = tuple(w for w in plan.windows() if start <= w.inner_start < stop)
-        return BlockAxis(max(cuts[index] - before, 0), min(cuts[index + 1] + after, plan.size), start, stop, mine)
+        read = max(cuts[index] - before, 0), min(cuts[index + 1] + after, plan.size)
+        return BlockAxis(*read, start, stop, plan.within(start, stop))

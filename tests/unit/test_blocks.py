@@ -22,11 +22,13 @@ class Trace:
     """Writes the window's start, and the sum of all that the window sees, into the window's inner part."""
 
     window: int
+    frames: int = 3
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
         rows, columns = place.rows, place.columns
         assert block.shape[2:] == (rows.read_stop - rows.read_start, columns.read_stop - columns.read_start)
-        out = np.full((4, rows.stop - rows.start, columns.stop - columns.start), -1, "int64")
+        groups = np.arange(0, len(block), self.frames)
+        out = np.full((len(groups), 4, rows.stop - rows.start, columns.stop - columns.start), -1, "int64")
         for r, c in place.windows():
             top, left = r.start - rows.read_start, c.start - columns.read_start
             assert top >= 0
@@ -36,8 +38,9 @@ class Trace:
                 slice(r.inner_start - rows.start, r.inner_stop - rows.start),
                 slice(c.inner_start - columns.start, c.inner_stop - columns.start),
             )
-            for layer, value in enumerate((r.start, c.start, seen.astype("int64").sum(), first_frame)):
-                out[(layer, *inner)] = value
+            sums = np.add.reduceat(seen.sum((1, 2, 3), dtype="int64"), groups)
+            for layer, value in enumerate((r.start, c.start, sums[:, None, None], first_frame + groups[:, None, None])):
+                out[(slice(None), layer, *inner)] = value
         return out
 
 
@@ -50,11 +53,11 @@ def chunkings(draw: st.DrawFn, size: int) -> tuple[int, ...]:
     return tuple(b - a for a, b in pairwise([0, *sorted(cuts), size]))
 
 
-@settings(deadline=None, max_examples=40)
-@given(data=st.data(), rows=st.integers(1, 2600), columns=st.integers(1, 700), frames=st.sampled_from([1, 3]))
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), rows=st.integers(1, 1500), columns=st.integers(1, 500), frames=st.sampled_from([1, 3]))
 def test_every_pixel_has_its_window_in_any_chunking(data: st.DataObject, rows: int, columns: int, frames: int) -> None:
-    window = data.draw(st.sampled_from([40, 101]))
-    halo = data.draw(st.integers(0, 19))
+    window = data.draw(st.sampled_from([60, 101]))
+    halo = data.draw(st.integers(0, 15))
     origin = data.draw(st.tuples(st.integers(-9999, 9999), st.integers(-9999, 9999)))
     times = 6 if frames == 1 else data.draw(st.sampled_from([3, 6]))
     values = np.arange(times * 2 * rows * columns, dtype="int32").reshape(times, 2, rows, columns) % 9973
@@ -62,7 +65,7 @@ def test_every_pixel_has_its_window_in_any_chunking(data: st.DataObject, rows: i
     out = map_windows(
         da.from_array(values, chunks=chunks),
         origin,
-        Trace(window),
+        Trace(window, frames),
         window=window,
         halo=halo,
         frames=frames,

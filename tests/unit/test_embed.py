@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from toys import Handle, cube, model_spec
 import xgfm
 from xgfm.errors import FramesError, GridError, TaskError
 from xgfm.models.build import build_model
+
+embed = partial(xgfm.embed, precision="fp32")  # bf16 is test_precision.py's
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +35,14 @@ def test_one_window_is_the_encoders_own_answer() -> None:
         layers = module.encoder.forward_features(x)
     for layer in (0, -1):
         expected = layers[layer][0, 1:].reshape(3, 4, 4, 32).mean(0).movedim(-1, 0)
-        seen = xgfm.embed(c, Handle(spec, module), layer=layer, halo=0)
+        seen = embed(c, Handle(spec, module), layer=layer, halo=0)
         assert seen.dims == ("feature", "y", "x")
         np.testing.assert_allclose(seen.values, expected.numpy(), atol=1e-5)
 
 
 def test_pixels_of_features_are_patches(handle: Handle) -> None:
     c = cube(41, 43, row=-160_003, column=14_677)  # the first whole patch begins at row 3, column 3
-    seen = xgfm.embed(c, handle)
+    seen = embed(c, handle)
     assert seen.shape == (32, 9, 10)
     geobox = seen.odc.geobox
     assert geobox.resolution.x == 120
@@ -58,18 +62,18 @@ def test_any_chunking_gives_the_same_features(
 ) -> None:
     c = cube(*size, row=corner[0], column=corner[1], chunks=-1, missing=0.02)
     try:
-        whole = xgfm.embed(c, handle)
+        whole = embed(c, handle)
     except GridError:
         assume(False)  # no whole patch in it: the test below
     np.testing.assert_allclose(
-        xgfm.embed(c.chunk(dict(zip(c.dims, chunk, strict=True))), handle).values, whole.values, atol=2e-5
+        embed(c.chunk(dict(zip(c.dims, chunk, strict=True))), handle).values, whole.values, atol=2e-5
     )
 
 
 def test_a_smaller_bbox_gives_the_same_features_inside(handle: Handle) -> None:
     c = cube(90, 95)
-    part = xgfm.embed(c.isel(y=slice(5, 83), x=slice(7, 90)), handle)[:, 4:-4, 4:-4]
-    whole = xgfm.embed(c, handle).sel(y=part.y, x=part.x)
+    part = embed(c.isel(y=slice(5, 83), x=slice(7, 90)), handle)[:, 4:-4, 4:-4]
+    whole = embed(c, handle).sel(y=part.y, x=part.x)
     xr.testing.assert_allclose(whole, part, atol=2e-5)
 
 
@@ -78,20 +82,20 @@ def test_patches_without_a_valid_pixel_are_nan(handle: Handle) -> None:
     values = c.values.copy()
     values[0, :, :16, :16] = -9999
     values[0, :, 16, 16] = -9999
-    seen = xgfm.embed(c.copy(data=values).chunk(-1), handle).values
+    seen = embed(c.copy(data=values).chunk(-1), handle).values
     assert np.isnan(seen[:, :4, :4]).all()
     assert np.isfinite(seen[:, 4:, 4:]).all()
 
 
 def test_too_many_dates_and_layers_are_refused(handle: Handle) -> None:
     with pytest.raises(FramesError, match=r"built for 3 dates at once, the cube has 4; .*composite\(frames=3\)"):
-        xgfm.embed(cube(times=4), handle)
+        embed(cube(times=4), handle)
     with pytest.raises(TaskError, match="has 2 blocks"):
-        xgfm.embed(cube(), handle, layer=2)
+        embed(cube(), handle, layer=2)
     with pytest.raises(TaskError, match="multiple of the patch, 4, from 0 to 7"):
-        xgfm.embed(cube(), handle, halo=3)
+        embed(cube(), handle, halo=3)
 
 
 def test_a_cube_without_a_whole_patch_is_refused(handle: Handle) -> None:
     with pytest.raises(GridError, match="6 x 6 pixels covers no whole patch of 4 pixels; open a larger bbox"):
-        xgfm.embed(cube(6, 6, row=1, column=1), handle)
+        embed(cube(6, 6, row=1, column=1), handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import dask
@@ -15,6 +16,8 @@ from toys import Handle, Positional, cube, task_spec
 
 import xgfm
 from xgfm.errors import TaskError, UnitsError
+
+predict = partial(xgfm.predict, precision="fp32")  # bf16 is test_precision.py's
 
 ROW, COLUMN = -160_000, 14_676
 
@@ -38,7 +41,7 @@ def oracle(c: xr.DataArray, handle: Handle) -> np.ndarray:
 
 def test_every_pixel_comes_from_its_own_window() -> None:
     c, handle = cube(41, 53, missing=0.05, row=ROW, column=COLUMN), Handle(task_spec())
-    result = xgfm.predict(c, handle)
+    result = predict(c, handle)
     np.testing.assert_array_equal(result.toy_task.values, oracle(c, handle))
 
 
@@ -54,7 +57,7 @@ def test_any_chunking_gives_the_same_map(rows: int, columns: int, halo: int, chu
     c = cube(rows, columns, missing=0.02, row=origin[0], column=origin[1], chunks=-1)
     handle = Handle(task_spec(halo=halo))
     parted = c.chunk(dict(zip(c.dims, chunk, strict=True)))
-    whole, parts = (xgfm.predict(n, handle).toy_task.values for n in (c, parted))
+    whole, parts = (predict(n, handle).toy_task.values for n in (c, parted))
     np.testing.assert_array_equal(whole, parts)
     assert ((whole == 255) == (c.values == -9999).any((0, 1))).all()  # each pixel is there, and nothing else
 
@@ -66,15 +69,15 @@ def test_a_smaller_bbox_gives_the_same_map_inside(cut: tuple[int, int, int, int]
     top, bottom, left, right = cut
     part = c.isel(y=slice(top, 90 - bottom), x=slice(left, 95 - right))
     edge = handle.spec.window  # windows shift inward at the edge of either
-    inside = xgfm.predict(part, handle).toy_task[edge:-edge, edge:-edge]
-    xr.testing.assert_equal(xgfm.predict(c, handle).toy_task.sel(y=inside.y, x=inside.x), inside)
+    inside = predict(part, handle).toy_task[edge:-edge, edge:-edge]
+    xr.testing.assert_equal(predict(c, handle).toy_task.sel(y=inside.y, x=inside.x), inside)
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
 def test_any_scheduler_gives_the_same_map(scheduler: str) -> None:
     c, handle = cube(60, 60), Handle(task_spec())
     with dask.config.set(scheduler=scheduler):
-        np.testing.assert_array_equal(xgfm.predict(c, handle).toy_task.values, oracle(c, handle))
+        np.testing.assert_array_equal(predict(c, handle).toy_task.values, oracle(c, handle))
 
 
 @settings(deadline=None, max_examples=20)
@@ -82,21 +85,21 @@ def test_any_scheduler_gives_the_same_map(scheduler: str) -> None:
 def test_missing_pixels_do_not_spread(size: tuple[int, int], missing: float) -> None:
     handle = Handle(task_spec(), Positional(strength=0.0))  # a model without context: a pixel sees itself alone
     full, holed = cube(*size), cube(*size, missing=missing)
-    expected = np.where((holed.values == -9999).any((0, 1)), 255, xgfm.predict(full, handle).toy_task.values)
-    np.testing.assert_array_equal(xgfm.predict(holed, handle).toy_task.values, expected)
+    expected = np.where((holed.values == -9999).any((0, 1)), 255, predict(full, handle).toy_task.values)
+    np.testing.assert_array_equal(predict(holed, handle).toy_task.values, expected)
 
 
 def test_nan_is_missing_in_a_float_cube() -> None:
     c, handle = cube(30, 30, missing=0.1), Handle(task_spec())
     floats = c.where(c != -9999).astype("float32").assign_attrs(c.attrs)
-    xr.testing.assert_equal(xgfm.predict(floats, handle), xgfm.predict(c, handle))
+    xr.testing.assert_equal(predict(floats, handle), predict(c, handle))
 
 
 def test_reflectance_and_digital_numbers_give_the_same_map() -> None:
     c, handle = cube(30, 30, missing=0.1), Handle(task_spec())
     reflectance = (c.where(c != -9999) * 1e-4).drop_attrs(deep=False)
-    same = xgfm.predict(reflectance, handle, reflectance_scale=1)
-    agree = (same.toy_task.values == xgfm.predict(c, handle).toy_task.values).mean()
+    same = predict(reflectance, handle, reflectance_scale=1)
+    agree = (same.toy_task.values == predict(c, handle).toy_task.values).mean()
     assert agree > 0.999  # rounding may turn a tie
 
 
@@ -105,7 +108,7 @@ def test_empty_windows_are_not_computed() -> None:
     c = cube(64, 64, row=0, column=0, chunks=-1)
     c.data = c.data.compute()
     c.values[..., :32, :] = -9999
-    result = xgfm.predict(c, handle).toy_task.values
+    result = predict(c, handle).toy_task.values
     assert sum(shape[0] for shape in handle.module.seen) == 8  # of 16 windows
     assert (result[:32] == 255).all()
     assert (result[32:] != 255).all()
@@ -113,15 +116,15 @@ def test_empty_windows_are_not_computed() -> None:
 
 def test_empty_windows_are_nodata_in_every_layer() -> None:
     c = cube(64, 64, missing=1.0)
-    result = xgfm.predict(c, Handle(task_spec()), return_=["class", "confidence"]).compute()
+    result = predict(c, Handle(task_spec()), return_=["class", "confidence"]).compute()
     assert (result.toy_task == 255).all()
     assert result.confidence.isnull().all()
 
 
 def test_min_valid_leaves_out_windows_with_too_little() -> None:
     c = cube(48, 48, missing=0.2, row=0, column=0)
-    kept = xgfm.predict(c, Handle(task_spec(halo=0)), min_valid=0.0).toy_task.values
-    none = xgfm.predict(c, Handle(task_spec(halo=0)), min_valid=0.99).toy_task.values
+    kept = predict(c, Handle(task_spec(halo=0)), min_valid=0.0).toy_task.values
+    none = predict(c, Handle(task_spec(halo=0)), min_valid=0.99).toy_task.values
     assert (kept != 255).any()
     assert (none == 255).all()
 
@@ -135,15 +138,15 @@ def test_nothing_is_read_or_loaded_before_compute() -> None:
         raise AssertionError("computed")
 
     with dask.config.set(scheduler=refuse):
-        result = xgfm.predict(cube(), Guard(task_spec()), return_=["class", "probability"])
+        result = predict(cube(), Guard(task_spec()), return_=["class", "probability"])
     assert result.toy_task.dtype == "uint8"
     assert result.toy_task.chunks is not None
 
 
 def test_layers_agree_with_each_other() -> None:
     c, handle = cube(40, 40, missing=0.05), Handle(task_spec())
-    result = xgfm.predict(c, handle, return_=["entropy", "class", "probability", "confidence"]).compute()
-    xr.testing.assert_equal(result.toy_task, xgfm.predict(c, handle).toy_task.compute())
+    result = predict(c, handle, return_=["entropy", "class", "probability", "confidence"]).compute()
+    xr.testing.assert_equal(result.toy_task, predict(c, handle).toy_task.compute())
     seen = result.toy_task.values != 255
     probability = result.probability.values
     np.testing.assert_allclose(probability.sum(0)[seen], 1, atol=1e-6)
@@ -158,16 +161,16 @@ def test_layers_agree_with_each_other() -> None:
 
 def test_tasks_of_one_frame_keep_time() -> None:
     c, handle = cube(30, 34, times=4), Handle(task_spec(frames=1))
-    result = xgfm.predict(c, handle)
+    result = predict(c, handle)
     assert result.toy_task.dims == ("time", "y", "x")
     xr.testing.assert_equal(result.time, c.time)
     for step in range(4):
-        alone = xgfm.predict(c.isel(time=[step]), handle)
+        alone = predict(c.isel(time=[step]), handle)
         np.testing.assert_array_equal(alone.toy_task.values[0], result.toy_task.values[step])
 
 
 def test_more_dates_than_frames_are_composited_and_said() -> None:
-    result = xgfm.predict(cube(times=4), Handle(task_spec(frames=3)))
+    result = predict(cube(times=4), Handle(task_spec(frames=3)))
     dates = [d for frame in result.attrs["frames"] for d in frame["dates"]]
     assert sorted(dates) == ["2024-04-03", "2024-07-02", "2024-09-25", "2024-10-11"]
 
@@ -182,7 +185,7 @@ def test_time_and_place_reach_the_model_window_by_window() -> None:
 
     spec = task_spec(halo=0, coords=("time", "location"))
     c = cube(32, 32, row=0, column=16_672, chunks=-1)  # 500,160 m east, at the equator
-    xgfm.predict(c, Handle(spec, Listening())).compute(scheduler="sync")
+    predict(c, Handle(spec, Listening())).compute(scheduler="sync")
     time, location = told[0]
     assert time[0].tolist() == [[2024, 93], [2024, 183], [2024, 268]]  # 1 January is day 0
     assert location.shape == (4, 2)
@@ -196,13 +199,13 @@ def test_a_dataset_of_bands_is_a_cube() -> None:
     bands = c.to_dataset("band")[["red", "blue", "swir22", "green", "swir16", "nir08"]]
     for name in bands.data_vars:
         bands[name].attrs = c.attrs
-    xr.testing.assert_equal(xgfm.predict(bands, handle), xgfm.predict(c, handle))
+    xr.testing.assert_equal(predict(bands, handle), predict(c, handle))
 
 
 def test_what_was_done_is_said_in_json() -> None:
     import json
 
-    result = xgfm.predict(cube(), Handle(task_spec(pixel_size=10.0)), allow=["pixel_size"])
+    result = predict(cube(), Handle(task_spec(pixel_size=10.0)), allow=["pixel_size"])
     said = json.loads(json.dumps(result.attrs))
     assert said["task"] == "toy-task"
     assert said["weights_digest"] == "0" * 64
@@ -215,17 +218,17 @@ def test_values_in_other_units_are_refused_while_reading() -> None:
     handle, c = Handle(task_spec()), cube(40, 40)
     fractions = (c * 1e-4).astype("float32").assign_attrs(reflectance_scale=1e-4)
     with pytest.raises(UnitsError, match=r"look like 0-1: reflectance_scale=1, or allow=\['values'\]"):
-        xgfm.predict(fractions, handle).compute()
+        predict(fractions, handle).compute()
     numbers = c.astype("float32").assign_attrs(reflectance_scale=1.0)
     with pytest.raises(UnitsError, match=r"look like x 10000: reflectance_scale=1e-4"):
-        xgfm.predict(numbers, handle).compute()
-    xgfm.predict(numbers, handle, allow=["values"]).compute()
+        predict(numbers, handle).compute()
+    predict(numbers, handle, allow=["values"]).compute()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"return_": "classes"}, r"can return \['class', 'probability', 'confidence', 'entropy'\]"),
+        ({"return_": "classes"}, r"can return \['class', 'probability', 'confidence', 'entropy', 'logits'\]"),
         ({"halo": 8}, "halo=8: expected 0 to 7 for windows of 16 pixels"),
         ({"min_valid": 2}, "min_valid=2: expected a share"),
         ({"allow": ["colour"]}, r"allow=\['colour'\] names no check"),
@@ -233,7 +236,7 @@ def test_values_in_other_units_are_refused_while_reading() -> None:
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
-        xgfm.predict(cube(), Handle(task_spec()), **options)
+        predict(cube(), Handle(task_spec()), **options)
 
 
 def test_a_regression_gives_its_value() -> None:
@@ -243,7 +246,7 @@ def test_a_regression_gives_its_value() -> None:
 
     c = cube(30, 30, missing=0.1)
     spec = task_spec(kind="regression", classes=(), name="depth", units="m")
-    result = xgfm.predict(c, Handle(spec, Depth()))
+    result = predict(c, Handle(spec, Depth()))
     expected = (c.isel(time=0, band=0).values - 1000) / 500
     expected[(c.values == -9999).any((0, 1))] = np.nan
     np.testing.assert_allclose(result.depth.values, expected, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -56,19 +57,33 @@ def cut_axes(draw: st.DrawFn) -> tuple[AxisPlan, list[int]]:
     return AxisPlan(cuts[-1], axis.origin, axis.window, axis.halo), cuts
 
 
-@given(cut_axes())
-def test_a_block_is_whole_windows_and_reads_no_further_than_its_reach(cut: tuple[AxisPlan, list[int]]) -> None:
-    axis, cuts = cut
+@given(cut_axes(), st.booleans())
+def test_a_block_reads_no_further_than_its_reach(cut: tuple[AxisPlan, list[int]], blend: bool) -> None:
+    axis, cuts = replace(cut[0], blend=blend), cut[1]
     edges = axis.snap(cuts)
     before, after = axis.reach
     assert all(a < b for a, b in pairwise(edges))
     assert all(0 <= c - e < axis.stride for c, e in zip(cuts, edges, strict=True))
     for i, (start, stop) in enumerate(pairwise(edges)):
-        for w in axis.windows():
-            if start <= w.inner_start < stop:
-                assert w.inner_stop <= stop  # a window belongs to one block
-                assert w.start >= cuts[i] - before
-                assert min(w.start + axis.window, axis.size) <= cuts[i + 1] + after
+        for w in axis.within(start, stop):
+            assert w.start >= cuts[i] - before
+            assert min(w.start + axis.window, axis.size) <= cuts[i + 1] + after
+
+
+@given(cut_axes())
+def test_a_window_belongs_to_one_block(cut: tuple[AxisPlan, list[int]]) -> None:
+    axis, cuts = cut
+    blocks = [(start, stop, axis.within(start, stop)) for start, stop in pairwise(axis.snap(cuts))]
+    assert [w for *_, mine in blocks for w in mine] == axis.windows()
+    assert all(start <= w.inner_start < w.inner_stop <= stop for start, stop, mine in blocks for w in mine)
+
+
+@given(cut_axes())
+def test_a_blended_block_has_every_window_that_reaches_it(cut: tuple[AxisPlan, list[int]]) -> None:
+    axis, cuts = replace(cut[0], blend=True), cut[1]
+    for start, stop in pairwise(axis.snap(cuts)):
+        reaching = [w for w in axis.windows() if set(range(w.start, w.start + axis.window)) & set(range(start, stop))]
+        assert list(axis.within(start, stop)) == reaching
 
 
 @given(axes(), st.integers(0, 150), st.integers(0, 150))

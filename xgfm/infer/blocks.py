@@ -27,7 +27,7 @@ class BlockFunction(Protocol):
     """A kernel with its settings, small enough to travel in the graph."""
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
-        """Return ``(layer, y, x)`` for the frames of one group, ``(frame, band, y, x)``."""
+        """Return ``(group, layer, y, x)`` for the frames of some groups, ``(frame, band, y, x)``."""
 
 
 def map_windows(
@@ -41,6 +41,7 @@ def map_windows(
     layers: int,
     dtype: str,
     scale: int = 1,
+    blend: bool = False,
 ) -> da.Array:
     """Apply a kernel to the windows of a raster, block by block, lazily.
 
@@ -51,7 +52,7 @@ def map_windows(
     origin
         Row and column of its first pixel on the lattice counted from the CRS origin.
     kernel
-        What is done with the frames of a group in one block.
+        What is done with one block, which holds whole groups of frames.
     window, halo
         Pixels that the model sees at once, and pixels at each edge whose output is thrown away.
     frames
@@ -62,6 +63,8 @@ def map_windows(
         Of the answer.
     scale
         Pixels of a cell of the answer, along y and x.
+    blend
+        Whether a pixel takes something from every window that reaches it.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def map_windows(
     """
     wanted = output_chunks(data, scale)
     data = _whole_groups(data, frames)
-    axes = [AxisPlan(n, o, window, halo) for n, o in zip(data.shape[2:], origin, strict=True)]
+    axes = [AxisPlan(n, o, window, halo, blend) for n, o in zip(data.shape[2:], origin, strict=True)]
     data = data.rechunk({2 + i: _block_chunks(data.chunks[2 + i], axis) for i, axis in enumerate(axes)})
     cuts = [tuple(accumulate(chunks, initial=0)) for chunks in data.chunks[2:]]
     windows = WindowPlan.of(axes, cuts)
@@ -80,7 +83,6 @@ def map_windows(
         overlap(data, depth={0: 0, 1: 0, **depth}, boundary="none", allow_rechunk=False),
         kernel=kernel,
         plan=windows,
-        frames=frames,
         first=tuple(accumulate(data.chunks[0], initial=0)),
         dtype=dtype,
         meta=np.empty((0, 0, 0, 0), dtype),
@@ -149,13 +151,10 @@ def _one(
     *,
     kernel: BlockFunction,
     plan: WindowPlan,
-    frames: int,
     first: tuple[int, ...],
     block_id: tuple[int, ...],
 ) -> np.ndarray:
-    place = plan.block(block_id[2], block_id[3])
-    groups = range(0, block.shape[0], frames)
-    return np.stack([kernel(block[g : g + frames], place, first[block_id[0]] + g) for g in groups])
+    return kernel(block, plan.block(block_id[2], block_id[3]), first[block_id[0]])
 
 
 def _settle(out: da.Array, windows: WindowPlan) -> da.Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from xgfm.errors import FramesError, GridError, TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check
+from xgfm.infer.device import Precision, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.models.handle import load_model
@@ -31,29 +32,55 @@ if TYPE_CHECKING:
     from xgfm.models.spec import ModelSpec
 
 
+DTYPES = ("float32", "float16", "int8")
+NO_FEATURE = -128
+"""Fill value of int8 features."""
+
+
 @dataclass(frozen=True)
 class _Embed:
     """The kernel of `embed`, with its settings."""
 
     handle: ModelHandle
     layer: int
+    dtype: str
+    precision: str
+    device: str | None
     settings: Settings
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
-        patch = self.settings.scale
+        spec, patch, device = self.handle.spec, self.settings.scale, pick(self.device)
         window = self.settings.window // patch
         shape = ((axis.stop - axis.start) // patch for axis in (place.rows, place.columns))
-        out = np.full((self.handle.spec.embed_dim, *shape), np.nan, "float32")
-        model: Any = self.handle.load(self.settings.device)
+        out = np.full((1, spec.embed_dim, *shape), NO_FEATURE if self.dtype == "int8" else np.nan, self.dtype)
+        sample = torch.Size((1, len(spec.bands), len(block), self.settings.window, self.settings.window))
+        module: Any = ready(self.handle, device, self.precision, lambda m, x: cast("Any", m).encoder(x), sample)
 
         def step(batch: Batch) -> torch.Tensor:
-            (tokens,) = model.encoder.forward_features(batch.x, batch.time, batch.location, layers=[self.layer])
+            x = batch.x.to(dtype_of(module))
+            (tokens,) = module.encoder.forward_features(x, batch.time, batch.location, layers=[self.layer])
             n, _, features = tokens.shape
-            grid = tokens[:, 1:].reshape(n, -1, window, window, features).mean(dim=1)  # frames averaged
-            seen = batch.valid.reshape(n, window, patch, window, patch).any(dim=4).any(dim=2)
-            return torch.where(seen[:, None], grid.movedim(-1, 1).float(), torch.nan)
+            frames = tokens[:, 1:].float().reshape(n, -1, window, window, features)
+            grid: torch.Tensor = frames.mean(dim=1).movedim(-1, 1)
+            return grid
 
-        return run(block, place, step, self.settings, out=out, first_frame=first_frame)
+        def finish(features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+            seen = valid.reshape(-1, window, patch, window, patch).any(dim=4).any(dim=2)[:, None]
+            if self.dtype == "int8":
+                return torch.where(seen, quantised(features), NO_FEATURE).to(torch.int8)
+            return torch.where(seen, features, torch.nan).to(getattr(torch, self.dtype))
+
+        return run(block, place, first_frame, step, finish, out, self.settings, device)
+
+
+def quantised(features: torch.Tensor) -> torch.Tensor:
+    """Return features ``(B, feature, y, x)`` as directions in whole numbers from -127 to 127.
+
+    Each vector is brought to length 1 (what cosine similarity and linear probes see), and the square root of its
+    components is stored, because most of them are small: ``component = sign(q) * (q / 127) ** 2``.
+    """
+    unit = features / features.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+    return (unit.sign() * unit.abs().sqrt() * 127).round()
 
 
 def embed(
@@ -62,9 +89,11 @@ def embed(
     *,
     layer: int = -1,
     halo: int | None = None,
+    dtype: Literal["float32", "float16", "int8"] = "float32",
     reflectance_scale: float | None = None,
     allow: Collection[str] = (),
-    device: str = "cpu",
+    precision: Precision = "auto",
+    device: str | None = None,
 ) -> xr.DataArray:
     """Return a model's features, lazily.
 
@@ -78,14 +107,16 @@ def embed(
         Block whose tokens are returned, as an index of a list: -1 is the last, with the final norm applied.
     halo : int, optional
         Pixels at each window's edge whose output is thrown away, a multiple of the patch; one patch where not given.
-    reflectance_scale, allow, device
+    dtype : "float32", "float16" or "int8"
+        What is stored. int8 keeps directions, not lengths; the attribute ``decoding`` says how to get them back.
+    reflectance_scale, allow, precision, device
         As in `xgfm.predict`.
 
     Returns
     -------
     DataArray
-        ``(feature, y, x)`` float32, one pixel per patch, averaged over frames. NaN where no pixel of a patch is valid
-        in every frame. Patches that the cube covers in part only are left out.
+        ``(feature, y, x)``, one pixel per patch, averaged over frames. NaN (int8: -128) where no pixel of a patch is
+        valid in every frame. Patches that the cube covers in part only are left out.
 
     Raises
     ------
@@ -98,24 +129,27 @@ def embed(
     check_frames(checked, spec)
     if not -spec.depth <= layer < spec.depth:
         raise TaskError(f"layer={layer}: {spec.name!r} has {spec.depth} blocks")
+    if dtype not in DTYPES:
+        raise TaskError(f"dtype={dtype!r}: expected one of {list(DTYPES)}")
+    check_precision(precision)
     patch = spec.patch_size[1]
     checked, geobox = _whole_patches(checked, patch)
     settings = Settings(
         pixels_of(checked, spec.statistics, 0.0, "normalised", allow),
         context_of(checked, geobox, spec.coords),
         spec.image_size,
+        checked.sizes["time"],
         scale=patch,
-        device=device,
     )
     out = map_windows(
         data_of(checked),
         lattice_origin(geobox),
-        _Embed(handle, layer % spec.depth, settings),
+        _Embed(handle, layer % spec.depth, dtype, precision, device, settings),
         window=spec.image_size,
         halo=_halo(spec, halo),
         frames=checked.sizes["time"],
         layers=spec.embed_dim,
-        dtype="float32",
+        dtype=dtype,
         scale=patch,
     )
     return _array(out[0], geobox.zoom_out(patch), handle, layer)
@@ -157,6 +191,10 @@ def _array(out: object, geobox: GeoBox, handle: ModelHandle, layer: int) -> xr.D
         feature=np.arange(spec.embed_dim)
     )
     array.attrs = {"long_name": f"features of {spec.title}", "layer": layer, **model_facts(handle)}
+    if array.dtype == "int8":
+        array.attrs |= {"decoding": "sign(q) * (q / 127) ** 2 is a component of a vector of length 1"}
     dataset = with_grid(array.to_dataset(), geobox)
     described = cf.like(dataset, dataset)["embedding"]
+    if array.dtype == "int8":
+        described.encoding |= {"_FillValue": NO_FEATURE, "fill_value": NO_FEATURE}
     return described

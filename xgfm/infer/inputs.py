@@ -10,7 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from xgfm.infer.check import units_of
-from xgfm.infer.kernel import Context, Pixels, Place
+from xgfm.infer.kernel import Context, Place
+from xgfm.infer.pixels import Pixels
 from xgfm.models.spec import TaskSpec
 
 if TYPE_CHECKING:

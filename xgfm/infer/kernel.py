@@ -1,21 +1,19 @@
 """The kernel: one block of a cube through one model on one device.
 
-In: a NumPy block ``(frame, band, y, x)`` as it came from the files, and the windows that it owns. Out: a NumPy block of
-results. Nothing here knows of Dask or xarray. The block travels to the device once, as it is stored; it becomes float
-there, and windows are cut out of it as views.
+In: a NumPy block ``(frame, band, y, x)`` as it came from the files, and the windows that it owns. Out: a NumPy block
+of results. Nothing here knows of Dask or xarray. The block travels to the device once, as it is stored; it becomes
+float there, windows are cut out of it as views, and the answer travels back once.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from itertools import islice, product
 
 import numpy as np
 
-from xgfm.errors import MissingExtraError, UnitsError
+from xgfm.errors import MissingExtraError
 from xgfm.windows import Block, BlockAxis, Window
 
 try:
@@ -23,17 +21,11 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "torch", "inference") from error
 
-NO_CLASS = 255
+from xgfm.infer.device import alone, in_parts, set_threads
+from xgfm.infer.pixels import Pixels, check_values, normalise
+
 BATCH = 8
 """Windows that go through the model at once."""
-
-_BRIGHTEST, _DARKEST = 2.0, 0.002
-"""Reflectances that a block's mean never exceeds, and its maximum never stays below, unless its units are wrong."""
-_FEW = 64
-"""Valid values under which a block says nothing about its units."""
-
-# One block computes at a time in a process: torch already uses every core, and the device's memory is one block's.
-_COMPUTING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,43 +48,12 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
-    """What stored numbers mean, and what the model is fed for them."""
-
-    mean: tuple[float, ...]
-    """Of each band, in the model's units."""
-    std: tuple[float, ...]
-    factor: float
-    """Model units of one stored unit."""
-    reflectance_scale: float
-    """Reflectance of one stored unit."""
-    nodata: float | None
-    fill: float
-    """What a missing pixel becomes."""
-    fill_units: str
-    """``"normalised"`` or ``"input"``: whether ``fill`` is put in after or before normalising."""
-    check_values: bool = True
-    """Whether values that cannot be in the declared units are an error."""
-
-
-@dataclass(frozen=True, slots=True)
 class Context:
     """What a model is told beside pixels."""
 
     times: tuple[tuple[float, float], ...] = ()
     """Year and 0-based day of the year of every time step of the array; empty for models that are not told."""
     place: Place | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Some windows of a block, on the device."""
-
-    x: torch.Tensor  # (B, C, T, H, W), normalised
-    valid: torch.Tensor  # (B, H, W), True where every band of every frame is there
-    windows: list[tuple[Window, Window]]
-    time: torch.Tensor | None  # (B, T, 2)
-    location: torch.Tensor | None  # (B, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,105 +64,94 @@ class Settings:
     context: Context
     window: int
     """Rows and columns, in pixels, that the model sees at once."""
+    frames: int
+    """Time steps that the model sees at once."""
     scale: int = 1
     """Pixels of a cell of the answer, along y and x."""
+    blend: int = 0
+    """Pixels over which neighbouring windows are blended; 0 keeps each window's inner part as it is."""
     min_valid: float = 0.0
     """Share of valid pixels under which a window is left out; a window without any always is."""
-    device: str = "cpu"
     batch_size: int = BATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One window of a block."""
+
+    group: int
+    row: Window
+    column: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some windows of a block, on the device."""
+
+    x: torch.Tensor  # (B, C, T, H, W), normalised
+    valid: torch.Tensor  # (B, H, W), True where every band of every frame is there
+    cuts: list[Cut]
+    time: torch.Tensor | None  # (B, T, 2)
+    location: torch.Tensor | None  # (B, 2)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return some of the windows."""
+        time, location = (None if t is None else t[start:stop] for t in (self.time, self.location))
+        return Batch(self.x[start:stop], self.valid[start:stop], self.cuts[start:stop], time, location)
+
+
+Step = Callable[[Batch], torch.Tensor]
+"""A batch through the model: ``(B, channel, H, W)`` in cells of the answer."""
+Finish = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""What the model said ``(..., channel, H, W)`` and which pixels are valid ``(..., H, W)`` to layers of the answer."""
 
 
 def run(
     block: np.ndarray,
     place: Block,
-    step: Callable[[Batch], torch.Tensor],
-    settings: Settings,
-    *,
+    first_frame: int,
+    step: Step,
+    finish: Finish,
     out: np.ndarray,
-    first_frame: int = 0,
+    settings: Settings,
+    device: str,
 ) -> np.ndarray:
-    """Run every window of a block through ``step`` and put the inner parts of its answers together.
+    """Run every window of a block through a model and put the answers together.
 
     Parameters
     ----------
     block
-        ``(frame, band, y, x)``, the pixels that the block reads.
+        ``(frame, band, y, x)``, the pixels that the block reads; one or more groups of frames.
     place
         Its windows, in array pixels.
-    step
-        Takes a batch, returns ``(B, layer, H, W)`` in cells of the answer.
-    out
-        ``(layer, y, x)``, filled with nodata: the answer is written into it.
     first_frame
         The array's time step that the block's first frame is.
+    step, finish
+        The model, and what becomes of its answer.
+    out
+        ``(group, layer, y, x)``, filled with nodata: the answer is written into a copy of it.
+    settings, device
+        How, and where.
     """
+    set_threads()
     block = block[:, :, _seen(place.rows, settings.window), _seen(place.columns, settings.window)]
     check_values(block, settings.pixels)
-    with _COMPUTING, torch.inference_mode():
-        x, valid = to_device(block, settings.pixels, settings.device)
+    with alone(device), torch.inference_mode():
+        x, valid = normalise(block, settings.pixels, device, frames=settings.frames)
         x, valid = (pad_to(t, settings.window) for t in (x, valid))
-        for batch in batches(x, valid, place, settings):
-            told = tell(batch, settings, first_frame)
-            put(out, step(told).cpu().numpy(), batch.windows, place, settings.scale)
-    return out
+        answer = torch.from_numpy(out).to(device, copy=True)
+        said = ((_ask(step, tell(b, settings, first_frame), settings), b) for b in batches(x, valid, place, settings))
+        if settings.blend:
+            _blend(answer, said, finish, valid, place, settings)
+        else:
+            _place(answer, said, finish, place, settings)
+        return answer.cpu().numpy()
 
 
 def _seen(axis: BlockAxis, window: int) -> slice:
     """Return the part of what a block reads that its windows look at."""
     first, last = axis.windows[0].start, axis.windows[-1].start
     return slice(first - axis.read_start, last + window - axis.read_start)
-
-
-def valid_values(block: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Return where a block holds values: neither nodata nor NaN."""
-    valid = np.isfinite(block) if block.dtype.kind == "f" else np.ones(block.shape, bool)
-    return valid if nodata is None or np.isnan(nodata) else valid & (block != nodata)
-
-
-def check_values(block: np.ndarray, pixels: Pixels) -> None:
-    """Refuse a block whose values cannot be in the units that were declared.
-
-    Raises
-    ------
-    UnitsError
-        Reflectance 0-1 declared as x 10000, or the reverse.
-    """
-    values = block[valid_values(block, pixels.nodata)]
-    if not pixels.check_values or values.size < _FEW:
-        return
-    brightest, mean = float(values.max()) * pixels.reflectance_scale, float(values.mean()) * pixels.reflectance_scale
-    if 0 < brightest < _DARKEST:
-        raise UnitsError(
-            f"the cube's values go up to {values.max():.4g}, a reflectance of {brightest:.2g} at reflectance_scale="
-            f"{pixels.reflectance_scale:g}; they look like 0-1: reflectance_scale=1, or allow=['values']"
-        )
-    if mean > _BRIGHTEST:
-        raise UnitsError(
-            f"the cube's values have a mean of {values.mean():.4g}, a reflectance of {mean:.3g} at reflectance_scale="
-            f"{pixels.reflectance_scale:g}; they look like x 10000: reflectance_scale=1e-4, or allow=['values']"
-        )
-
-
-def to_device(block: np.ndarray, pixels: Pixels, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move a block to the device as it is stored, and normalise it there.
-
-    Returns
-    -------
-    x : torch.Tensor
-        ``(C, T, y, x)`` float32.
-    valid : torch.Tensor
-        ``(y, x)``, True where every band of every frame is there.
-    """
-    raw = torch.from_numpy(np.ascontiguousarray(block)).to(device)
-    valid = torch.isfinite(raw) if raw.is_floating_point() else torch.ones_like(raw, dtype=torch.bool)
-    if pixels.nodata is not None and np.isfinite(pixels.nodata):
-        valid &= raw != pixels.nodata
-    x = raw.to(torch.float32) * pixels.factor
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (pixels.mean, pixels.std))
-    x = (x - mean) / std
-    fill = torch.full_like(mean, pixels.fill) if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
-    x = torch.where(valid, x, fill)
-    return x.movedim(0, 1), valid.all(dim=0).all(dim=0)
 
 
 def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -216,46 +166,68 @@ def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def batches(x: torch.Tensor, valid: torch.Tensor, place: Block, settings: Settings) -> Iterator[Batch]:
-    """Cut a block into windows, leave out the empty ones, and group the others."""
-    first_row, first_column, size = place.rows.windows[0].start, place.columns.windows[0].start, settings.window
+    """Cut a block into windows, leave out the empty ones, and batch the others, over groups too.
 
-    def cut() -> Iterator[tuple[tuple[Window, Window], torch.Tensor, torch.Tensor]]:
-        for row, column in place.windows():
-            top, left = row.start - first_row, column.start - first_column
-            where = (..., slice(top, top + size), slice(left, left + size))
-            share = valid[where].float().mean()
+    Parameters
+    ----------
+    x
+        ``(group, C, T, y, x)``, normalised.
+    valid
+        ``(group, y, x)``.
+    """
+    top, left, size = place.rows.windows[0].start, place.columns.windows[0].start, settings.window
+
+    def cut() -> Iterator[tuple[Cut, torch.Tensor, torch.Tensor]]:
+        for group, (row, column) in product(range(len(x)), place.windows()):
+            where = (
+                ...,
+                slice(row.start - top, row.start - top + size),
+                slice(column.start - left, column.start - left + size),
+            )
+            share = valid[group][where].float().mean()
             if share > 0 and share >= settings.min_valid:
-                yield (row, column), x[where], valid[where]
+                yield Cut(group, row, column), x[group][where], valid[group][where]
 
     remaining = cut()
-    while group := list(islice(remaining, settings.batch_size)):
-        windows, parts, valids = zip(*group, strict=True)
-        yield Batch(torch.stack(parts), torch.stack(valids), list(windows), None, None)
+    while some := list(islice(remaining, settings.batch_size)):
+        cuts, parts, valids = zip(*some, strict=True)
+        yield Batch(torch.stack(parts), torch.stack(valids), list(cuts), None, None)
 
 
 def tell(batch: Batch, settings: Settings, first_frame: int) -> Batch:
     """Add time and place of each window to a batch, for models that are told."""
-    context, n, frames, device = settings.context, len(batch.windows), batch.x.shape[2], batch.x.device
+    context, frames, device = settings.context, settings.frames, batch.x.device
     time = location = None
     if context.times:
-        mine = torch.tensor(context.times[first_frame : first_frame + frames], dtype=torch.float32, device=device)
-        time = mine.expand(n, frames, 2)
+        starts = [first_frame + c.group * frames for c in batch.cuts]
+        time = torch.tensor([context.times[s : s + frames] for s in starts], dtype=torch.float32, device=device)
     if context.place is not None:
         half = settings.window / 2
-        centres = np.array([[r.start + half, c.start + half] for r, c in batch.windows])
+        centres = np.array([[c.row.start + half, c.column.start + half] for c in batch.cuts])
         latlon = context.place.latlon(centres[:, 0], centres[:, 1])
         location = torch.from_numpy(latlon).to(device, torch.float32)
-    return Batch(batch.x, batch.valid, batch.windows, time, location)
+    return Batch(batch.x, batch.valid, batch.cuts, time, location)
 
 
-def put(
-    out: np.ndarray, answers: np.ndarray, windows: list[tuple[Window, Window]], place: Block, scale: int = 1
-) -> None:
-    """Write the inner part of each window's answer ``(B, layer, H, W)`` where it belongs in ``out``."""
-    for answer, (row, column) in zip(answers, windows, strict=True):
-        to_rows, from_rows = _inner(row, place.rows.start, scale)
-        to_columns, from_columns = _inner(column, place.columns.start, scale)
-        out[:, to_rows, to_columns] = answer[:, from_rows, from_columns]
+def _ask(step: Step, batch: Batch, settings: Settings) -> torch.Tensor:
+    """Run a batch, in parts where the device's memory does not hold it whole."""
+
+    def work(start: int, stop: int) -> torch.Tensor:
+        return step(batch.part(start, stop))
+
+    return in_parts(len(batch.cuts), str(batch.x.device), settings.batch_size, work)
+
+
+Said = Iterator[tuple[torch.Tensor, Batch]]
+
+
+def _place(answer: torch.Tensor, said: Said, finish: Finish, place: Block, settings: Settings) -> None:
+    """Write each window's inner part where it belongs."""
+    for raw, batch in said:
+        for layers, cut in zip(finish(raw, batch.valid), batch.cuts, strict=True):
+            to_rows, from_rows = _inner(cut.row, place.rows.start, settings.scale)
+            to_columns, from_columns = _inner(cut.column, place.columns.start, settings.scale)
+            answer[cut.group, :, to_rows, to_columns] = layers[:, from_rows, from_columns]
 
 
 def _inner(window: Window, block_start: int, scale: int) -> tuple[slice, slice]:
@@ -267,46 +239,44 @@ def _inner(window: Window, block_start: int, scale: int) -> tuple[slice, slice]:
     return in_block, in_window
 
 
-def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...]) -> torch.Tensor:
-    """Turn logits into the layers of a map.
+def _blend(
+    answer: torch.Tensor, said: Said, finish: Finish, valid: torch.Tensor, place: Block, settings: Settings
+) -> None:
+    """Average the windows that reach a pixel, each weighted by how far inside of it the pixel lies."""
+    rows, columns = place.rows, place.columns
+    side = taper(settings.window, settings.blend).to(valid.device)
+    weight = side[:, None] * side
+    total: torch.Tensor | None = None
+    weight_sum = torch.zeros((len(valid), rows.stop - rows.start, columns.stop - columns.start), device=valid.device)
+    for raw, batch in said:
+        for logits, cut in zip(raw, batch.cuts, strict=True):
+            to_rows, from_rows = _shared(cut.row, rows, settings.window)
+            to_columns, from_columns = _shared(cut.column, columns, settings.window)
+            if total is None:
+                total = weight_sum[:, None].repeat(1, len(logits), 1, 1)
+            part = weight[from_rows, from_columns]
+            total[cut.group, :, to_rows, to_columns] += logits[:, from_rows, from_columns] * part
+            weight_sum[cut.group, to_rows, to_columns] += part
+    if total is not None:
+        top, left = rows.windows[0].start, columns.windows[0].start
+        seen = valid[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        tiny = torch.finfo(weight_sum.dtype).tiny
+        answer[:] = finish(total / weight_sum.clamp_min(tiny)[:, None], seen & (weight_sum > 0))
 
-    Parameters
-    ----------
-    logits
-        ``(B, class, H, W)``.
-    valid
-        ``(B, H, W)``; pixels that are not are nodata in every layer.
-    layers
-        Of ``"class"``, ``"probability"`` (a layer per class), ``"confidence"`` (the largest of them), ``"entropy"``
-        (Shannon's, in nats), in the order wanted.
 
-    Returns
-    -------
-    torch.Tensor
-        ``(B, layer, H, W)``: uint8 for the class alone, else float32; `missing` where nodata.
+def taper(window: int, blend: int) -> torch.Tensor:
+    """Return the weights along a window: Hann's rise over ``blend`` pixels at each end, 1 between.
+
+    Two windows that overlap by ``blend`` pixels have weights that add up to 1.
     """
-    if layers == ("class",):
-        return torch.where(valid, logits.argmax(1), NO_CLASS).to(torch.uint8)[:, None]
-    probability = logits.float().softmax(1)
-    made: dict[str, Callable[[], torch.Tensor]] = {
-        "class": lambda: logits.argmax(1, keepdim=True).float(),
-        "probability": lambda: probability,
-        "confidence": lambda: probability.amax(1, keepdim=True),
-        "entropy": lambda: torch.special.entr(probability).sum(1, keepdim=True),
-    }
-    stacked = torch.cat([made[name]() for name in layers], dim=1)
-    fill = torch.tensor(missing(layers, logits.shape[1]), device=logits.device)[:, None, None]
-    return torch.where(valid[:, None], stacked, fill)
+    rise = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(blend, dtype=torch.float64) + 0.5) / blend)
+    weights = torch.ones(window, dtype=torch.float64)
+    weights[:blend] = rise
+    weights[window - blend :] = torch.minimum(weights[window - blend :], rise.flip(0))
+    return weights.float()
 
 
-def missing(layers: tuple[str, ...], classes: int) -> list[float]:
-    """Return what stands for a missing pixel in each of the layers: 255 for the class, NaN for the others."""
-    fills = {"class": [float(NO_CLASS)], "probability": [np.nan] * classes}
-    return [fill for name in layers for fill in fills.get(name, [np.nan])]
-
-
-def call(module: Any, batch: Batch) -> torch.Tensor:
-    """Call a task's module, telling it time and place only where there is something to tell."""
-    told = {"time": batch.time, "location": batch.location}
-    answer: torch.Tensor = module(batch.x, **{k: v for k, v in told.items() if v is not None})
-    return answer
+def _shared(window: Window, axis: BlockAxis, size: int) -> tuple[slice, slice]:
+    """Return where the pixels that a window and a block have in common lie in each of the two."""
+    start, stop = max(window.start, axis.start), min(window.start + size, axis.stop)
+    return slice(start - axis.start, stop - axis.start), slice(start - window.start, stop - window.start)

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask.array as da
 import numpy as np
+import torch
 import xarray as xr
 
 from xgfm import cf
 from xgfm.cube.composite import composite
 from xgfm.errors import TaskError
 from xgfm.grid import geobox_of, with_grid
+from xgfm.infer.augment import averaged_over_d4
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check
+from xgfm.infer.device import Precision, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
-from xgfm.infer.kernel import BATCH, Batch, Settings, call, map_layers, missing, run
+from xgfm.infer.kernel import BATCH, Batch, Settings, run
+from xgfm.infer.layers import LAYERS, layer_count, map_layers, missing
 from xgfm.models.handle import load_task
 from xgfm.windows import Block
 
 if TYPE_CHECKING:
-    import torch
-
     from xgfm.models.handle import ModelHandle
     from xgfm.models.spec import TaskSpec
-
-LAYERS = ("class", "probability", "confidence", "entropy")
-"""What ``return_=`` can ask of a segmentation."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +40,35 @@ class _Predict:
 
     handle: ModelHandle
     layers: tuple[str, ...]
+    tta: bool
+    precision: str
+    device: str | None
     settings: Settings
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
+        spec, device = self.handle.spec, pick(self.device)
+        fill = np.array(missing(self.layers, len(spec.classes)), _dtype(self.layers))
         shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
-        fill = np.array(missing(self.layers, len(self.handle.spec.classes)), _dtype(self.layers))
-        out = np.broadcast_to(fill[:, None, None], (len(fill), *shape)).copy()
-        module = self.handle.load(self.settings.device)
+        out = np.broadcast_to(fill[:, None, None], (len(block) // spec.frames, len(fill), *shape)).copy()
+        sample = torch.Size((1, len(spec.bands), spec.frames, spec.window, spec.window))
+        module = ready(self.handle, device, self.precision, lambda m, x: m(x), sample)
+        dtype = dtype_of(module)
+
+        def ask(x: torch.Tensor, batch: Batch) -> torch.Tensor:
+            told = {"time": batch.time, "location": batch.location}
+            said: torch.Tensor = module(x, **{k: v for k, v in told.items() if v is not None})
+            return said.float()
 
         def step(batch: Batch) -> torch.Tensor:
-            answer = call(module, batch)
-            if self.layers == ("value",):
-                return answer.float().masked_fill(~batch.valid[:, None], float("nan"))
-            return map_layers(answer, batch.valid, self.layers)
+            x = batch.x.to(dtype)
+            return averaged_over_d4(lambda turned: ask(turned, batch), x) if self.tta else ask(x, batch)
 
-        return run(block, place, step, self.settings, out=out, first_frame=first_frame)
+        def finish(said: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+            if self.layers == ("value",):
+                return torch.where(valid[:, None], said, torch.nan)
+            return map_layers(said, valid, self.layers)
+
+        return run(block, place, first_frame, step, finish, out, self.settings, device)
 
 
 def predict(
@@ -64,10 +77,13 @@ def predict(
     *,
     return_: str | Sequence[str] = "class",
     halo: int | None = None,
+    blend: Literal["hann"] | None = None,
+    tta: bool = False,
     min_valid: float = 0.0,
     reflectance_scale: float | None = None,
     allow: Collection[str] = (),
-    device: str = "cpu",
+    precision: Precision = "auto",
+    device: str | None = None,
     batch_size: int = BATCH,
 ) -> xr.Dataset:
     """Map what a task predicts, lazily.
@@ -83,17 +99,25 @@ def predict(
     task : str or ModelHandle
         Name of a published or registered task, path of a folder or weights file, or what `xgfm.load_task` gave.
     return_ : str or sequence of str
-        Of ``"class"``, ``"probability"``, ``"confidence"``, ``"entropy"``. All are made in one pass.
+        Of ``"class"``, ``"probability"``, ``"confidence"``, ``"entropy"``, ``"logits"``. All are made in one pass.
     halo : int, optional
         Pixels at each window's edge whose output is thrown away; the task's own where not given.
+    blend : "hann", optional
+        Average neighbouring windows over twice the halo with Hann weights, instead of throwing their edges away. It
+        smooths what seams are left, at the same stride; windows between chunks are computed for each of them.
+    tta : bool
+        Test-time augmentation: average the logits of the eight flips and quarter turns. Eight times the work.
     min_valid : float
         Share of valid pixels under which a window is nodata. A window without any always is.
     reflectance_scale : float, optional
         Reflectance of one unit, for a cube that does not say.
     allow : collection of str
         Checks to leave out: see `xgfm.check`. Recorded in the result.
-    device : str
-        Torch's name of the device: ``"cpu"``, ``"cuda"``.
+    precision : "auto", "fp32" or "bf16"
+        Number format of weights and activations. ``"auto"`` is bf16 on devices that compute it natively, if it proves
+        right for the model on noise, and fp32 elsewhere; maps differ where two classes are all but equal.
+    device : str, optional
+        Torch's name of the device: ``"cpu"``, ``"cuda"``. Where not given, each worker takes CUDA if it has it.
     batch_size : int
         Windows that go through the model at once.
 
@@ -120,27 +144,30 @@ def predict(
         checked = composite(checked, spec.frames, method=spec.composite)
     geobox = geobox_of(checked)
     halo = spec.halo if halo is None else halo
-    _check_window(spec, halo, min_valid)
+    _check_options(spec, halo, blend, min_valid)
+    check_precision(precision)
     settings = Settings(
         pixels_of(checked, spec.statistics, spec.nodata_fill, spec.nodata_units, allow),
         context_of(checked, geobox, spec.coords),
         spec.window,
+        spec.frames,
+        blend=2 * halo if blend else 0,
         min_valid=min_valid,
-        device=device,
         batch_size=batch_size,
     )
-    kernel = _Predict(handle, layers, settings)
     out = map_windows(
         data_of(checked),
         lattice_origin(geobox),
-        kernel,
+        _Predict(handle, layers, tta, precision, device, settings),
         window=spec.window,
         halo=halo,
         frames=spec.frames,
-        layers=_count(spec, layers),
+        layers=layer_count(layers, len(spec.classes)),
         dtype=_dtype(layers),
+        blend=blend is not None,
     )
-    return _dataset(out, checked, handle, layers, allow, halo)
+    how = {"halo": halo, "blend": blend, "tta": tta or None, "precision": precision}
+    return _dataset(out, checked, handle, layers, {**how, "checks_left_out": sorted(allow) or None})
 
 
 def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
@@ -155,9 +182,11 @@ def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in LAYERS if name in asked)
 
 
-def _check_window(spec: TaskSpec, halo: int, min_valid: float) -> None:
+def _check_options(spec: TaskSpec, halo: int, blend: str | None, min_valid: float) -> None:
     if not 0 <= halo <= (spec.window - 1) // 2:
         raise TaskError(f"halo={halo}: expected 0 to {(spec.window - 1) // 2} for windows of {spec.window} pixels")
+    if blend not in (None, "hann") or (blend and not halo):
+        raise TaskError(f"blend={blend!r} with halo={halo}: expected 'hann' with a halo to blend over, or None")
     if not 0 <= min_valid <= 1:
         raise TaskError(f"min_valid={min_valid}: expected a share, 0 to 1")
 
@@ -166,12 +195,8 @@ def _dtype(layers: tuple[str, ...]) -> str:
     return "uint8" if layers == ("class",) else "float32"
 
 
-def _count(spec: TaskSpec, layers: tuple[str, ...]) -> int:
-    return sum(len(spec.classes) if name == "probability" else 1 for name in layers)
-
-
 def _dataset(
-    out: da.Array, cube: xr.DataArray, handle: ModelHandle, layers: tuple[str, ...], allow: Collection[str], halo: int
+    out: da.Array, cube: xr.DataArray, handle: ModelHandle, layers: tuple[str, ...], how: dict[str, Any]
 ) -> xr.Dataset:
     """Give the layers of a computed block array their names, coordinates and attributes."""
     spec = handle.spec
@@ -179,29 +204,31 @@ def _dataset(
     variables: dict[str, xr.DataArray] = {}
     first = 0
     for name in layers:
-        count = _count(spec, (name,))
-        part = out[:, first : first + count] if name == "probability" else out[:, first]
+        count = layer_count((name,), len(spec.classes))
+        part = out[:, first : first + count] if count > 1 else out[:, first]
         first += count
-        dims = ("time", "class", "y", "x") if name == "probability" else ("time", "y", "x")
+        dims = ("time", "class", "y", "x") if count > 1 else ("time", "y", "x")
         array = xr.DataArray(part.astype("uint8") if name == "class" and part.dtype != "uint8" else part, dims=dims)
         array = array if keep_time else array[0]
         variables[cf.variable_name(spec) if name in ("class", "value") else name] = array
     result = with_grid(xr.Dataset(variables), geobox_of(cube))
     if keep_time:
         result = result.assign_coords({n: c for n, c in cube.coords.items() if c.dims == ("time",)})
-    return cf.like(result, result, spec, {**model_facts(handle), **_facts(cube, spec, allow, halo)})
+    return cf.like(result, result, spec, {**model_facts(handle), **_facts(cube, spec), **_given(how)})
 
 
-def _facts(cube: xr.DataArray, spec: TaskSpec, allow: Collection[str], halo: int) -> dict[str, Any]:
+def _facts(cube: xr.DataArray, spec: TaskSpec) -> dict[str, Any]:
     """What the map was made of, as JSON values."""
-    facts: dict[str, Any] = {
+    facts = {
         "task": spec.name,
         "demonstration": spec.demonstration or None,
         "dates": [str(t)[:19] for t in cube.coords["time"].values],
         "frames": cube.attrs.get("frames"),
         "masked_by": cube.attrs.get("masked_by"),
-        "halo": halo,
-        "checks_left_out": sorted(allow) or None,
         "licence": spec.licence,
     }
+    return _given(facts)
+
+
+def _given(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}

@@ -20,6 +20,7 @@ from xgfm.errors import TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check
+from xgfm.infer.device import pick
 from xgfm.infer.embed import check_frames
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import Batch, Settings, run
@@ -43,31 +44,32 @@ class _Reconstruct:
     seed: int
     origin: tuple[int, int]
     """Row and column of the array's first pixel, counted from the origin of the CRS."""
-    frames: int
+    device: str | None
     settings: Settings
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
-        spec: ModelSpec = self.handle.spec
+        spec, pixels, device = self.handle.spec, self.settings.pixels, pick(self.device)
         shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
-        out = np.full((self.frames * (len(spec.bands) + 1), *shape), np.nan, "float32")
-        pixels = self.settings.pixels
-        model: Any = self.handle.load(self.settings.device)
+        out = np.full((1, self.settings.frames * (len(spec.bands) + 1), *shape), np.nan, "float32")
+        model: Any = self.handle.load(device)
 
         def step(batch: Batch) -> torch.Tensor:
-            noise = torch.stack([self._noise(r.start, c.start) for r, c in batch.windows]).to(batch.x.device)
+            noise = torch.stack([self._noise(c.row.start, c.column.start) for c in batch.cuts]).to(device)
             seen = model(batch.x, batch.time, batch.location, mask_ratio=self.mask_ratio, noise=noise)
             hidden = model.mask_image(seen.mask, seen.grid)[:, None]  # (B, 1, T, H, W)
-            mean, std = (torch.tensor(v, device=batch.x.device)[:, None, None, None] for v in (pixels.mean, pixels.std))
+            mean, std = (torch.tensor(v, device=device)[:, None, None, None] for v in (pixels.mean, pixels.std))
             image = torch.where(hidden > 0, model.unpatchify(seen.prediction, seen.grid), batch.x) * std + mean
-            layers = torch.cat([image / pixels.factor, hidden], dim=1).movedim(2, 1).flatten(1, 2)
-            return layers.masked_fill(~batch.valid[:, None], float("nan"))
+            return torch.cat([image / pixels.factor, hidden], dim=1).movedim(2, 1).flatten(1, 2)
 
-        return run(block, place, step, self.settings, out=out, first_frame=first_frame)
+        def finish(planes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+            return torch.where(valid[:, None], planes, torch.nan)
+
+        return run(block, place, first_frame, step, finish, out, self.settings, device)
 
     def _noise(self, row: int, column: int) -> torch.Tensor:
         """Noise of a window, from its place on the CRS: the same in every cube and chunking."""
         spec: ModelSpec = self.handle.spec
-        tokens = self.frames // spec.patch_size[0] * (spec.image_size // spec.patch_size[1]) ** 2
+        tokens = self.settings.frames // spec.patch_size[0] * (spec.image_size // spec.patch_size[1]) ** 2
         place = (self.origin[0] + row + _SOUTH_AND_WEST, self.origin[1] + column + _SOUTH_AND_WEST)
         return torch.from_numpy(np.random.default_rng([self.seed, *place]).random(tokens, dtype="float32"))
 
@@ -80,7 +82,7 @@ def reconstruct(
     seed: int = 0,
     reflectance_scale: float | None = None,
     allow: Collection[str] = (),
-    device: str = "cpu",
+    device: str | None = None,
 ) -> xr.Dataset:
     """Hide patches of a cube and let a masked autoencoder fill them in, lazily.
 
@@ -121,9 +123,9 @@ def reconstruct(
         pixels_of(checked, spec.statistics, 0.0, "normalised", allow),
         context_of(checked, geobox, spec.coords),
         spec.image_size,
-        device=device,
+        frames,
     )
-    kernel = _Reconstruct(handle, ratio, seed, origin, frames, settings)
+    kernel = _Reconstruct(handle, ratio, seed, origin, device, settings)
     out = map_windows(
         data_of(checked),
         origin,

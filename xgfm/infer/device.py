@@ -1,0 +1,152 @@
+"""Where and in what precision a model runs: device, threads, number format, batch size.
+
+In: what the user asked for, on the worker that computes. Out: a module ready to be called. What is decided here depends
+on the machine, so it is decided when a block is computed and never stands in a graph.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from xgfm.errors import TaskError
+
+if TYPE_CHECKING:
+    from xgfm.models.handle import ModelHandle
+
+Precision = Literal["auto", "fp32", "bf16"]
+PRECISIONS = ("auto", "fp32", "bf16")
+
+_WRONG = 0.05
+"""Root-mean-square error of bf16 answers, as a share of the fp32 answers' spread, above which the kernels are wrong.
+
+Right ones are near 0.01; the wrong bf16 convolution of some CPUs is near 1."""
+
+_LOCK = threading.RLock()
+_DEVICES: dict[str, threading.Lock] = {}
+_CAST: dict[tuple[Any, str], nn.Module] = {}
+_FITS: dict[str, int] = {}
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that there is none of."""
+    if precision not in PRECISIONS:
+        raise TaskError(f"precision={precision!r}: expected one of {list(PRECISIONS)}")
+
+
+def pick(device: str | None) -> str:
+    """Return the device asked for, or this process's best: CUDA where there is one, else the CPU."""
+    if device is not None:
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def alone(device: str) -> AbstractContextManager[Any]:
+    """Return the lock that one block at a time holds while it computes on a device.
+
+    Torch already uses every core or the whole of a GPU, and memory is planned for one block.
+    """
+    with _LOCK:
+        return _DEVICES.setdefault(device, threading.Lock())
+
+
+def ready(
+    handle: ModelHandle, device: str, precision: str, answer: Callable[[nn.Module, Tensor], Tensor], sample: torch.Size
+) -> nn.Module:
+    """Return a handle's module on a device, its weights in the precision asked for.
+
+    Parameters
+    ----------
+    handle
+        What to load: once per process and device.
+    device
+        As torch names it.
+    precision
+        ``"auto"`` is bf16 where the device computes it natively and, tried on noise, right; fp32 elsewhere.
+    answer
+        Calls the module with an input.
+    sample
+        Shape ``(B, C, T, H, W)`` of an input to try.
+
+    Notes
+    -----
+    Weights are cast once: that is faster than autocast, which casts them at every call, at an equal error.
+    """
+    module = handle.load(device)
+    if precision == "fp32" or (precision == "auto" and not _native_bf16(device)):
+        return module
+    with _LOCK:
+        place = (handle, device)
+        if place not in _CAST:
+            cast = deepcopy(module).to(torch.bfloat16)
+            _CAST[place] = cast if precision == "bf16" or _right(module, cast, answer, sample, device) else module
+        return _CAST[place]
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Return the number format of a module's weights; float32 where it has none."""
+    return next((p.dtype for p in module.parameters()), torch.float32)
+
+
+def in_parts(count: int, device: str, wanted: int, work: Callable[[int, int], Tensor]) -> Tensor:
+    """Run ``work(start, stop)`` over ``count`` windows at once, or in halves as long as memory does not suffice.
+
+    What fitted is remembered for the device, so that running out happens a few times and not for every batch.
+    """
+    size = min(count, _FITS.get(device, wanted))
+    while True:
+        try:
+            return torch.cat([work(i, min(i + size, count)) for i in range(0, count, size)])
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = max(size // 2, 1)
+            _FITS[device] = size
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()
+
+
+def _native_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def _right(
+    module: nn.Module, cast: nn.Module, answer: Callable[[nn.Module, Tensor], Tensor], sample: torch.Size, device: str
+) -> bool:
+    """Tell whether the cast module's answer to noise is the module's own, within the precision of bf16."""
+    noise = torch.randn(sample, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.inference_mode():
+        exact, rough = answer(module, noise).float(), answer(cast, noise.to(torch.bfloat16)).float()
+    error = float((rough - exact).square().mean().sqrt() / exact.std().clamp_min(1e-12))
+    if error > _WRONG:
+        warnings.warn(
+            f"bf16 on {device} is wrong for this model (error {error:.2f} of the spread of its answers); fp32 is used",
+            stacklevel=2,
+        )
+    return error <= _WRONG
+
+
+def set_threads() -> None:
+    """Let torch use the threads of the Dask worker that it runs in.
+
+    Dask starts worker processes with one thread for numerical libraries, for many tasks at once; here one block
+    computes at a time and should have them all.
+    """
+    from distributed import get_worker
+
+    try:
+        threads = get_worker().state.nthreads
+    except ValueError:  # not in a worker: torch's own choice stands
+        return
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

@@ -1,0 +1,56 @@
+"""What a map is made of: logits to classes, probabilities and how sure the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+NO_CLASS = 255
+LAYERS = ("class", "probability", "confidence", "entropy", "logits")
+"""What ``return_=`` can ask of a segmentation; the order in which they are kept."""
+
+
+def layer_count(layers: tuple[str, ...], classes: int) -> int:
+    """Return how many planes some layers take."""
+    return len(missing(layers, classes))
+
+
+def missing(layers: tuple[str, ...], classes: int) -> list[float]:
+    """Return what stands for a missing pixel in each plane: 255 for the class, NaN for the others."""
+    fills = {"class": [float(NO_CLASS)], "probability": [np.nan] * classes, "logits": [np.nan] * classes}
+    return [fill for name in layers for fill in fills.get(name, [np.nan])]
+
+
+def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...]) -> torch.Tensor:
+    """Turn logits into the layers of a map.
+
+    Parameters
+    ----------
+    logits
+        ``(B, class, H, W)``.
+    valid
+        ``(B, H, W)``; pixels that are not are nodata in every layer.
+    layers
+        Of ``"class"``, ``"probability"`` (a plane per class), ``"confidence"`` (the largest of them), ``"entropy"``
+        (Shannon's, in nats), ``"logits"`` (a plane per class), in the order wanted.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, plane, H, W)``: uint8 for the class alone, else float32; `missing` where nodata.
+    """
+    if layers == ("class",):
+        return torch.where(valid, logits.argmax(1), NO_CLASS).to(torch.uint8)[:, None]
+    probability = logits.softmax(1)
+    made: dict[str, Callable[[], torch.Tensor]] = {
+        "class": lambda: logits.argmax(1, keepdim=True).float(),
+        "probability": lambda: probability,
+        "confidence": lambda: probability.amax(1, keepdim=True),
+        "entropy": lambda: torch.special.entr(probability).sum(1, keepdim=True),
+        "logits": lambda: logits,
+    }
+    stacked = torch.cat([made[name]() for name in layers], dim=1)
+    fill = torch.tensor(missing(layers, logits.shape[1]), device=logits.device)[:, None, None]
+    return torch.where(valid[:, None], stacked, fill)

@@ -1,0 +1,95 @@
+"""Stored numbers to what a model takes: units, nodata, normalisation, on the device that computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from xgfm.errors import UnitsError
+
+_BRIGHTEST, _DARKEST = 2.0, 0.002
+"""Reflectances that a block's mean never exceeds, and its maximum never stays below, unless its units are wrong."""
+_FEW = 64
+"""Valid values under which a block says nothing about its units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What stored numbers mean, and what the model is fed for them."""
+
+    mean: tuple[float, ...]
+    """Of each band, in the model's units."""
+    std: tuple[float, ...]
+    factor: float
+    """Model units of one stored unit."""
+    reflectance_scale: float
+    """Reflectance of one stored unit."""
+    nodata: float | None
+    fill: float
+    """What a missing pixel becomes."""
+    fill_units: str
+    """``"normalised"`` or ``"input"``: whether ``fill`` is put in after or before normalising."""
+    check_values: bool = True
+    """Whether values that cannot be in the declared units are an error."""
+
+
+def check_values(block: np.ndarray, pixels: Pixels) -> None:
+    """Refuse a block whose values cannot be in the units that were declared.
+
+    Raises
+    ------
+    UnitsError
+        Reflectance 0-1 declared as x 10000, or the reverse.
+    """
+    if not pixels.check_values:
+        return
+    values = block[_valid(block, pixels.nodata)]
+    if values.size < _FEW:
+        return
+    scale = pixels.reflectance_scale
+    brightest, mean = float(values.max()), float(values.mean(dtype="float64"))
+    if 0 < brightest * scale < _DARKEST:
+        raise UnitsError(
+            f"the cube's values go up to {brightest:.4g}, a reflectance of {brightest * scale:.2g} at "
+            f"reflectance_scale={scale:g}; they look like 0-1: reflectance_scale=1, or allow=['values']"
+        )
+    if mean * scale > _BRIGHTEST:
+        raise UnitsError(
+            f"the cube's values have a mean of {mean:.4g}, a reflectance of {mean * scale:.3g} at "
+            f"reflectance_scale={scale:g}; they look like x 10000: reflectance_scale=1e-4, or allow=['values']"
+        )
+
+
+def _valid(block: np.ndarray, nodata: float | None) -> np.ndarray:
+    valid = np.isfinite(block) if block.dtype.kind == "f" else np.ones(block.shape, bool)
+    return valid if nodata is None or np.isnan(nodata) else valid & (block != nodata)
+
+
+def normalise(block: np.ndarray, pixels: Pixels, device: str, *, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move a block to the device as it is stored, and normalise it there.
+
+    Parameters
+    ----------
+    block
+        ``(frame, band, y, x)``, a whole number of groups of ``frames``.
+
+    Returns
+    -------
+    x : torch.Tensor
+        ``(group, C, T, y, x)`` float32.
+    valid : torch.Tensor
+        ``(group, y, x)``, True where every band of every frame is there.
+    """
+    raw = torch.from_numpy(np.ascontiguousarray(block))
+    if device.startswith("cuda"):
+        raw = raw.pin_memory()
+    raw = raw.to(device, non_blocking=True).reshape(-1, frames, *raw.shape[1:])  # (group, T, C, y, x)
+    there = torch.isfinite(raw) if raw.is_floating_point() else torch.ones_like(raw, dtype=torch.bool)
+    if pixels.nodata is not None and np.isfinite(pixels.nodata):
+        there &= raw != pixels.nodata
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (pixels.mean, pixels.std))
+    fill = torch.full_like(mean, pixels.fill) if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
+    x = torch.where(there, (raw.to(torch.float32) * pixels.factor - mean) / std, fill)
+    return x.movedim(1, 2), there.all(dim=2).all(dim=1)
