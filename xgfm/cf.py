@@ -32,6 +32,7 @@ COMPANIONS: Mapping[str, Mapping[str, str]] = {
     "probability": {"long_name": "probability of each class", "units": "1"},
     "confidence": {"long_name": "probability of the mapped class", "units": "1"},
     "entropy": {"long_name": "Shannon entropy of the class probabilities (natural logarithm)", "units": "1"},
+    "logits": {"long_name": "logit of each class", "units": "1"},
 }
 """Attributes of what stands beside a class map; none of them has a CF standard name."""
 

@@ -68,8 +68,7 @@ def write_cog(store: Path, path: Path) -> None:
         layer = next(iter(dataset.data_vars.values()))
         options = _cog_options(classes="flag_values" in layer.attrs, single=layer.dtype.itemsize == 1)
         try:
-            # GDAL would write what a TIFF has no place for into a file beside the unfinished one.
-            with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE):
+            with rasterio.Env(GDAL_CACHEMAX=CACHE):
                 _write_plain(layer, dataset.attrs, plain)
                 copy(plain, path, driver="COG", **options)
         except (RasterioError, CPLE_BaseError) as error:
