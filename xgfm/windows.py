@@ -101,7 +101,7 @@ class AxisPlan:
     @property
     def least_last(self) -> int:
         """Pixels of the last chunk under which the block before might need more than the chunk has."""
-        return self.window
+        return max(self.window, *self.reach)
 
     def _offset(self, pixel: int) -> int:
         """Pixels between the anchored start of a pixel's cell and the pixel."""
