@@ -205,16 +205,40 @@ def _dataset(
     first = 0
     for name in layers:
         count = layer_count((name,), len(spec.classes))
-        part = out[:, first : first + count] if count > 1 else out[:, first]
+        named = cf.variable_name(spec) if name in ("class", "value") else name
+        dims = ("time",) * keep_time + ("class",) * (count > 1) + ("y", "x")
+        variables[named] = xr.DataArray(_planes(out, first, count, keep_time, name), dims=dims)
         first += count
-        dims = ("time", "class", "y", "x") if count > 1 else ("time", "y", "x")
-        array = xr.DataArray(part.astype("uint8") if name == "class" and part.dtype != "uint8" else part, dims=dims)
-        array = array if keep_time else array[0]
-        variables[cf.variable_name(spec) if name in ("class", "value") else name] = array
     result = with_grid(xr.Dataset(variables), geobox_of(cube))
     if keep_time:
         result = result.assign_coords({n: c for n, c in cube.coords.items() if c.dims == ("time",)})
     return cf.like(result, result, spec, {**model_facts(handle), **_facts(cube, spec), **_given(how)})
+
+
+def _planes(out: da.Array, first: int, count: int, keep_time: bool, name: str) -> da.Array:
+    """Take a layer out of ``(group, plane, y, x)``: without the plane axis if it has one, without the group if alone.
+
+    By blocks rather than by indexing, which would list a task for every chunk in the graph.
+    """
+    index = (slice(None) if keep_time else 0, slice(first, first + count) if count > 1 else first)
+    dtype = "uint8" if name == "class" else out.dtype
+    chunks = (*((out.chunks[0],) * keep_time), *(((count,),) * (count > 1)), *out.chunks[2:])
+    planes: da.Array = da.map_blocks(
+        _plane,
+        out,
+        index=index,
+        to=dtype,
+        dtype=dtype,
+        drop_axis=[axis for axis, dropped in enumerate((not keep_time, count == 1)) if dropped],
+        chunks=chunks,
+        meta=np.empty((0,) * len(chunks), dtype),
+    )
+    return planes
+
+
+def _plane(block: np.ndarray, *, index: tuple[Any, ...], to: Any) -> np.ndarray:
+    planes: np.ndarray = block[index].astype(to, copy=False)
+    return planes
 
 
 def _facts(cube: xr.DataArray, spec: TaskSpec) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""The same model, array and stride through `xgfm.predict` and through the tiled inference that is usual elsewhere.
+
+The peer is `peer_tiling.tiled_inference`, written from the published description of TerraTorch 1.1.1; where that
+package is installed, its own function is run as well. "As used" is each one's default: the peer's caller normalises the
+whole raster in float32 and takes the argmax of whole-raster logits; ours may use bf16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+
+import dask
+import numpy as np
+import torch
+from harness import alternately, cube, pixels, report, task
+from peer_tiling import tiled_inference
+
+import xgfm
+from xgfm.cf import variable_name
+from xgfm.models.handle import ModelHandle
+
+Tiled = Callable[..., torch.Tensor]
+
+
+def peer(tiled: Tiled, data: np.ndarray, handle: ModelHandle) -> np.ndarray:
+    """Map an array as users of the peer do: normalise all of it, blend whole-raster logits, take the argmax."""
+    statistics = handle.spec.statistics
+    mean, std = (np.array(v, "float32")[None, :, None, None] for v in (statistics.mean, statistics.std))
+    x = torch.from_numpy((data.astype("float32") - mean) / std).movedim(0, 1)[None]
+    module = handle.load("cpu")
+    with torch.inference_mode():
+        return tiled(module, x).argmax(1)[0].to(torch.uint8).numpy()
+
+
+def terratorch_tiled() -> Tiled | None:
+    """Return TerraTorch's own function, where it is installed."""
+    if importlib.util.find_spec("terratorch") is None:
+        return None
+    from terratorch.tasks.tiled_inference import tiled_inference as theirs
+
+    return lambda module, x: theirs(module, x, crop=224, stride=192, batch_size=16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny-t3")
+    parser.add_argument("--size", type=int, default=3660)
+    parser.add_argument("--repeats", type=int, default=1)
+    args = parser.parse_args()
+    handle = task(args.model)
+    data = pixels(handle.spec.frames, args.size, args.size)
+    lazy = cube(data).chunk(x=1024, y=1024)
+
+    def ours(precision: str) -> np.ndarray:
+        with dask.config.set(scheduler="threads"):
+            result = xgfm.predict(lazy, handle, precision=precision, batch_size=16)
+            return result[variable_name(handle.spec)].values
+
+    calls = {
+        "peer": lambda: peer(lambda m, x: tiled_inference(m, x, crop=224, stride=192), data, handle),
+        "ours fp32": lambda: ours("fp32"),
+        "ours as used": lambda: ours("auto"),
+    }
+    if (theirs := terratorch_tiled()) is not None:
+        calls["terratorch"] = lambda: peer(theirs, data, handle)
+    costs = alternately(calls, args.repeats)
+    base = costs["peer"]
+    rows = [
+        {
+            "way": name,
+            "wall_s": c.wall,
+            "cpu_s": c.cpu,
+            "peak_mb": c.peak_mb,
+            "wall_ratio": base.wall / c.wall,
+            "cpu_ratio": base.cpu / c.cpu,
+            "memory_ratio": base.peak_mb / c.peak_mb,
+        }
+        for name, c in costs.items()
+    ]
+    report("against_peer", rows)
+
+
+if __name__ == "__main__":
+    main()
