@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xgfm.errors import TaskError
+from xgfm.models.build import build_model
 from xgfm.models.prithvi import Attention, PatchEmbed, PrithviEncoder
 
 
@@ -59,6 +60,12 @@ def test_only_the_last_block_is_normalised() -> None:
     spread = [f.var(dim=-1, correction=0) for f in features]
     assert torch.allclose(spread[-1], torch.ones_like(spread[-1]), atol=1e-3)
     assert all((s - 1).abs().max() > 1e-2 for s in spread[:-1])
+
+
+def test_every_norm_has_the_epsilon_of_the_record() -> None:
+    norms = [m for m in build_model(model(norm_eps=1e-3)).modules() if isinstance(m, nn.LayerNorm)]
+    assert len(norms) == 2 * 4 + 1 + 2 * 1 + 1
+    assert {norm.eps for norm in norms} == {1e-3}
 
 
 def test_rows_and_columns_are_not_exchanged() -> None:
