@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from xgfm.errors import TaskError
 from xgfm.models.encodings import Grid, position_table
-from xgfm.models.prithvi import Block, PrithviEncoder, coordinate_encodings, coordinate_terms, init_transformer
+from xgfm.models.prithvi import (
+    Block,
+    PrithviEncoder,
+    coordinate_encodings,
+    coordinate_terms,
+    init_transformer,
+    random_token,
+)
 from xgfm.models.spec import ModelSpec
 
 
@@ -45,7 +52,7 @@ class MAEDecoder(nn.Module):
         width, (pt, ph, pw) = spec.decoder_embed_dim, spec.patch_size
         self.width = width
         self.built = built
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.mask_token = random_token(width)
         self.decoder_embed = nn.Linear(spec.embed_dim, width)
         self.temporal_embed_dec, self.location_embed_dec = coordinate_encodings(spec, width)
         self.decoder_blocks = nn.ModuleList(
@@ -54,7 +61,6 @@ class MAEDecoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(width, eps=spec.norm_eps)
         self.decoder_pred = nn.Linear(width, pt * ph * pw * len(spec.bands))
         init_transformer(self)
-        nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
         self,

@@ -137,6 +137,14 @@ def init_transformer(module: nn.Module) -> None:
             nn.init.zeros_(child.bias)
 
 
+def random_token(width: int) -> nn.Parameter:
+    """Return a cls or mask token ``(1, 1, width)``, initialised as in pre-training: normal, std 0.02."""
+    token = torch.empty(1, 1, width)
+    if not token.is_meta:  # where there is nothing to draw, torch would import its compiler to do so: 0.8 s
+        token.normal_(std=0.02)
+    return nn.Parameter(token)
+
+
 class PrithviEncoder(nn.Module):
     """Encoder of every published Prithvi, and of any model of that shape.
 
@@ -155,7 +163,7 @@ class PrithviEncoder(nn.Module):
         self.width = width
         self.patch_size = spec.patch_size
         self.built = (rows // ph, columns // pw)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.cls_token = random_token(width)
         self.patch_embed = PatchEmbed(len(spec.bands), width, spec.patch_size)
         self.temporal_embed_enc, self.location_embed_enc = coordinate_encodings(spec, width)
         self.blocks = nn.ModuleList(
@@ -163,7 +171,6 @@ class PrithviEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=spec.norm_eps)
         init_transformer(self.blocks)
-        nn.init.normal_(self.cls_token, std=0.02)
 
     def grid(self, x: Tensor) -> Grid:
         """Return the token grid ``(frames, rows, columns)`` of an image ``(B, C, T, H, W)``."""
