@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toys import Handle, Positional, cube, task_spec
 
 import xgfm
-from xgfm.errors import TaskError, UnitsError
+from xgfm.errors import FramesError, TaskError, UnitsError
 
 predict = partial(xgfm.predict, precision="fp32")  # bf16 is test_precision.py's
 
@@ -251,3 +251,24 @@ def test_a_regression_gives_its_value() -> None:
     expected[(c.values == -9999).any((0, 1))] = np.nan
     np.testing.assert_allclose(result.depth.values, expected, rtol=1e-5)
     assert result.depth.attrs["units"] == "m"
+
+
+def test_seasons_are_mapped_one_by_one() -> None:
+    handle = Handle(task_spec())
+    dates = [f"{year}-{month:02d}-10" for year in (2022, 2023) for month in (4, 5, 6, 8, 9)]
+    first, second = cube(times=3, seed=1), cube(times=3, seed=2)
+    c = xr.concat([first, first[:2], second, second[:2]], "time").assign_coords(time=np.array(dates, "datetime64[ns]"))
+    c.attrs = first.attrs
+    seen = predict(c, handle, periods=["2022", ("2023-04", "2023-06")])
+    assert seen.toy_task.dims == ("time", "y", "x")
+    assert seen.time.values.astype("datetime64[M]").tolist() == list(np.array(["2022-07", "2023-05"], "M8[M]").tolist())
+    alone = [predict(c.sel(time=period), handle).toy_task for period in ("2022", slice("2023-04", "2023-06"))]
+    np.testing.assert_array_equal(seen.toy_task.values, np.stack([a.values for a in alone]))
+    assert len(seen.attrs["frames"]) == 3  # the second season had three dates and is as it was
+
+
+def test_a_season_with_too_few_dates_is_refused_by_name() -> None:
+    with pytest.raises(FramesError, match=r"takes 3 dates at once, the cube has 1 in the period \['2024-04-01'"):
+        predict(cube(), Handle(task_spec()), periods=["2024-04"])
+    with pytest.raises(TaskError, match=r"takes one date at a time .* leave periods= out"):
+        predict(cube(), Handle(task_spec(frames=1)), periods=["2024"])

@@ -6,8 +6,9 @@ the model is loaded when the result is computed or written.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.array as da
@@ -17,7 +18,8 @@ import xarray as xr
 
 from xgfm import cf
 from xgfm.cube.composite import composite
-from xgfm.errors import TaskError
+from xgfm.cube.periods import Period, TimeWindow, named_periods
+from xgfm.errors import FramesError, TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.augment import averaged_over_d4
 from xgfm.infer.blocks import map_windows
@@ -73,8 +75,9 @@ class _Predict:
 
 def predict(
     cube: xr.DataArray | xr.Dataset,
-    task: str | ModelHandle,
+    task: str | PathLike[str] | ModelHandle,
     *,
+    periods: Sequence[TimeWindow] | None = None,
     return_: str | Sequence[str] = "class",
     halo: int | None = None,
     blend: Literal["hann"] | None = None,
@@ -98,6 +101,9 @@ def predict(
         frames takes, the cube is composited as the task says; a task of one frame maps every step.
     task : str or ModelHandle
         Name of a published or registered task, path of a folder or weights file, or what `xgfm.load_task` gave.
+    periods : sequence, optional
+        Seasons that a task of several frames maps one by one: ``["2023", ("2024-03", "2024-10")]``, in order. Each is
+        composited into the task's frames, unless it has just as many dates.
     return_ : str or sequence of str
         Of ``"class"``, ``"probability"``, ``"confidence"``, ``"entropy"``, ``"logits"``. All are made in one pass.
     halo : int, optional
@@ -125,7 +131,7 @@ def predict(
     -------
     Dataset
         The map under the task's name, uint8 with 255 where a pixel is missing in any frame; dims ``(y, x)``, or
-        ``(time, y, x)`` for tasks of one frame. ``probability`` has ``class`` in front of ``y``.
+        ``(time, y, x)`` for tasks of one frame and for ``periods``. ``probability`` has ``class`` in front of ``y``.
 
     Raises
     ------
@@ -136,12 +142,11 @@ def predict(
     TaskError
         No such task, or ``return_`` that it cannot give.
     """
-    handle = load_task(task) if isinstance(task, str) else task
+    handle = load_task(task) if isinstance(task, str | PathLike) else task
     spec = handle.spec
     layers = _layers(spec, return_)
     checked = check(cube, spec, allow=allow, reflectance_scale=reflectance_scale)
-    if 1 < spec.frames < checked.sizes["time"]:
-        checked = composite(checked, spec.frames, method=spec.composite)
+    checked, times = _framed(checked, spec, periods)
     geobox = geobox_of(checked)
     halo = spec.halo if halo is None else halo
     _check_options(spec, halo, blend, min_valid)
@@ -167,7 +172,34 @@ def predict(
         blend=blend is not None,
     )
     how = {"halo": halo, "blend": blend, "tta": tta or None, "precision": precision}
-    return _dataset(out, checked, handle, layers, {**how, "checks_left_out": sorted(allow) or None})
+    how |= {"checks_left_out": sorted(allow) or None}
+    return _dataset(out, checked, handle, layers, times, how)
+
+
+def _framed(
+    cube: xr.DataArray, spec: TaskSpec, periods: Sequence[TimeWindow] | None
+) -> tuple[xr.DataArray, dict[Hashable, Any] | None]:
+    """Return the frames that the task takes, group after group, and the result's time coordinates if it has any."""
+    if periods is None:
+        framed = composite(cube, spec.frames, method=spec.composite) if 1 < spec.frames < cube.sizes["time"] else cube
+        return framed, {n: c for n, c in cube.coords.items() if c.dims == ("time",)} if spec.frames == 1 else None
+    if spec.frames == 1:
+        raise TaskError(f"{spec.name!r} takes one date at a time and maps every date of the cube; leave periods= out")
+    seasons, time = named_periods(periods), cube.coords["time"].values
+    parts = [_season(cube.isel(time=season.steps(time)), spec, season) for season in seasons]
+    joined = xr.concat(parts, "time", coords="minimal", compat="override", combine_attrs="override")
+    joined.attrs["frames"] = [facts for part in parts for facts in part.attrs.get("frames", [])]
+    return joined, {"time": [season.middle.to_datetime64() for season in seasons]}
+
+
+def _season(cube: xr.DataArray, spec: TaskSpec, season: Period) -> xr.DataArray:
+    if cube.sizes["time"] < spec.frames:
+        raise FramesError(
+            f"{spec.name!r} takes {spec.frames} dates at once, the cube has {cube.sizes['time']} in the period "
+            f"{season.bounds}; open a longer series with datetime=, or leave the period out of periods="
+        )
+    chosen = cube if cube.sizes["time"] == spec.frames else composite(cube, spec.frames, method=spec.composite)
+    return chosen.drop_vars([n for n, c in chosen.coords.items() if c.dims == ("time",) and n != "time"])
 
 
 def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
@@ -196,11 +228,16 @@ def _dtype(layers: tuple[str, ...]) -> str:
 
 
 def _dataset(
-    out: da.Array, cube: xr.DataArray, handle: ModelHandle, layers: tuple[str, ...], how: dict[str, Any]
+    out: da.Array,
+    cube: xr.DataArray,
+    handle: ModelHandle,
+    layers: tuple[str, ...],
+    times: dict[Hashable, Any] | None,
+    how: dict[str, Any],
 ) -> xr.Dataset:
     """Give the layers of a computed block array their names, coordinates and attributes."""
     spec = handle.spec
-    keep_time = spec.frames == 1
+    keep_time = times is not None
     variables: dict[str, xr.DataArray] = {}
     first = 0
     for name in layers:
@@ -210,8 +247,8 @@ def _dataset(
         variables[named] = xr.DataArray(_planes(out, first, count, keep_time, name), dims=dims)
         first += count
     result = with_grid(xr.Dataset(variables), geobox_of(cube))
-    if keep_time:
-        result = result.assign_coords({n: c for n, c in cube.coords.items() if c.dims == ("time",)})
+    if times is not None:
+        result = result.assign_coords(times)
     return cf.like(result, result, spec, {**model_facts(handle), **_facts(cube, spec), **_given(how)})
 
 
