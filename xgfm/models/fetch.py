@@ -76,10 +76,8 @@ def _from_hub(source: str) -> Path:
     except ImportError as error:
         raise MissingExtraError("huggingface-hub", "torch", f"downloading {source}") from error
     repo, filename, revision = _hub_parts(source)
-    try:
-        return Path(
-            hf_hub_download(repo, filename, revision=revision, local_files_only=True)
-        )  # many workers must not each ask the Hub
+    try:  # the cache first: many workers must not each ask the Hub
+        return Path(hf_hub_download(repo, filename, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
     try:
@@ -87,7 +85,7 @@ def _from_hub(source: str) -> Path:
     except Exception as error:  # connection, proxy, disk, 401, 404: many classes of three packages
         raise CheckpointError(
             f"{filename} of {repo} is not in the cache and cannot be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Fetch it from "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}). Fetch it from "
             f"https://huggingface.co/{repo} elsewhere, and give the path of the file instead of the name"
         ) from error
 
