@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -67,3 +68,21 @@ def noise() -> xr.Dataset:
     values = np.random.default_rng(0).integers(0, 200, box.shape).astype("uint8")
     made = result(box, chunks=(300, 300))
     return made.assign(crop_v1_0=made.crop_v1_0.copy(data=da.from_array(values, chunks=300)))
+
+
+def task_folder(folder: Path) -> Path:
+    """Write a task of the simulated seasons' classes, with random weights, as `save_task` does."""
+    import torch
+    from small import task
+
+    from xgfm.cube.phenology import CLASSES as COVERS
+    from xgfm.models.build import build_task
+    from xgfm.models.folder import save_task
+
+    torch.manual_seed(0)
+    record = task(name="crop-small", title="Random crops", classes=COVERS, demonstration=True)
+    module = build_task(record)
+    with torch.no_grad():
+        for weights in module.parameters():
+            weights += 0.2 * torch.randn_like(weights)  # enough to give several classes
+    return save_task(module, record, folder)

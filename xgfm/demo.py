@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +74,14 @@ class Report:
     """Peak memory in bytes of this process and of the workers together."""
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Announce a stage and take its time."""
+    def stage(self, name: str, *, busy: bool = True) -> Iterator[None]:
+        """Announce a stage and take its time; a terminal shows that it is busy, unless it has a bar of its own."""
+        from rich.console import Console
+
         print(f"{name} ...", flush=True)
         start = time.perf_counter()
-        yield
+        with Console(stderr=True).status("") if busy else nullcontext():
+            yield
         self.seconds[name] = time.perf_counter() - start
 
     def __str__(self) -> str:
@@ -115,9 +118,9 @@ def main(folder: str | Path = "demo-output", *, seed: int = 1, size: int = 512, 
             season = simulate_season(report.folder / "season", seed=seed, shape=(size, size))
         with report.stage("open items, composite, predict (lazy)"):
             frames, result = map_season(season, handle)
-        with report.stage("read, mask, composite, predict, write Zarr"):
+        with report.stage("read, mask, composite, predict, write Zarr", busy=False):
             store = report.folder / "map.zarr"
-            to_zarr(result, store, overwrite=True, progress=True)
+            to_zarr(result, store, overwrite=True, progress=sys.stdout.isatty())
         with report.stage("draw"):
             draw(report.folder, frames, truth_of(season, handle.spec))
         report.score = measure(store, season, handle.spec)
@@ -143,7 +146,7 @@ def map_season(season: Season, handle: ModelHandle) -> tuple[xr.DataArray, xr.Da
     """Return the frames of a season and the map that is made of them, both lazy."""
     from xgfm.infer.predict import predict
 
-    cube = open_items(load_items(season.items), chunks=256)
+    cube = open_items(load_items(season.items), geobox=season.geobox, chunks=256)
     frames = composite(cube, FRAMES)
     return frames, predict(frames, handle)
 

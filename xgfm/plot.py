@@ -7,6 +7,7 @@ more than some `PIXELS` rows and columns: larger rasters are strided first.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ STRETCH = (2.0, 98.0)
 """Percentiles of a band, over all frames, that are drawn dark and bright."""
 BRIGHTEST = 4.0
 """The bright end is at most so many times as far from the dark end as the median is; clear land stays below."""
+TITLE = 36
+"""Letters in a line of a title."""
 RGB = ("red", "green", "blue")
 
 
@@ -208,7 +211,7 @@ def _values(maps: xr.DataArray, facts: Mapping[str, Any]) -> list[Panel]:
 
 def _map_titles(maps: xr.DataArray, facts: Mapping[str, Any]) -> list[str]:
     """Name of the map, and below it the date, or the period of the frames that it was made of."""
-    name = str(maps.attrs.get("long_name", maps.name))
+    name = textwrap.fill(str(maps.attrs.get("long_name", maps.name)), TITLE)
     if "time" in maps.coords:
         return [f"{name}\n{str(t)[:10]}" for t in maps.time.values.reshape(-1)]
     windows = [str(d) for fact in facts.get("frames") or [] for d in fact.get("window", [])]

@@ -1,0 +1,306 @@
+"""The command line: search, predict, demo, tasks, info.
+
+In: what was typed. Out: text, files, an exit code. Each command calls public functions and imports them when it runs,
+so that help is quick. An error of this package is one line and exit code 1; ``--debug`` shows its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from xgfm.errors import MissingExtraError, XgfmError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+_EXTRAS = {"torch": "torch", "safetensors": "torch", "huggingface_hub": "torch"}
+"""Packages that modules of commands import, and the extra that installs them."""
+
+
+class _Commands(TyperGroup):
+    """Commands whose expected errors are a line, not a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (XgfmError, ImportError) as error:
+            said = _explain(error)
+            if ctx.params["debug"] or said is None:
+                raise
+            typer.secho(f"error: {said}", err=True, fg="red")
+            raise typer.Exit(1) from error
+
+
+def _explain(error: Exception) -> str | None:
+    """One line for an error that is expected; None for a bug."""
+    if isinstance(error, ImportError) and not isinstance(error, MissingExtraError):
+        if error.name not in _EXTRAS:
+            return None
+        error = MissingExtraError(error.name or "", _EXTRAS[error.name or ""], "this command")
+    return " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+BBox = Annotated[
+    tuple[float, float, float, float] | None,
+    typer.Option(help="West, south, east, north in degrees.", metavar="W S E N"),
+]
+Datetime = Annotated[
+    str | None,
+    typer.Option(help="Date or period, ends count: 2024, 2024-05, 2024-04-01/2024-10-31.", metavar="PERIOD"),
+]
+Catalog = Annotated[
+    str, typer.Option(help="lpcloud (NASA), planetary-computer, URL of a STAC API, or a file of items (JSON, Parquet).")
+]
+Tile = Annotated[str | None, typer.Option(help="MGRS tile, T15TVM; without --bbox it also says where.")]
+Clouds = Annotated[float | None, typer.Option(help="Leave out granules with more cloud, in percent.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="xgfm")
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,  # noqa: ARG001
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Maps from HLS images, by geospatial foundation models.
+
+    \b
+    A first map, of a simulated season, without network:
+      xgfm demo
+
+    \b
+    A real one:
+      xgfm search --bbox -93.70 42.00 -93.60 42.10 --datetime 2024-04/2024-10 --save items.json
+      xgfm predict --task crop --catalog items.json --bbox -93.70 42.00 -93.60 42.10 --out map.zarr
+      xgfm info map.zarr
+
+    Reading NASA's images needs an Earthdata login: a token in EARTHDATA_TOKEN, or a line in ~/.netrc.
+    """  # noqa: D301
+    if version:
+        import xgfm
+
+        typer.echo(xgfm.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def search(
+    bbox: BBox = None,
+    datetime: Datetime = None,
+    catalog: Catalog = "lpcloud",
+    tile: Tile = None,
+    max_cloud_cover: Clouds = None,
+    save: Annotated[Path | None, typer.Option(help="Write the items to this JSON file, for predict --catalog.")] = None,
+) -> None:
+    """Find HLS granules, show them, and keep them as a file."""
+    from xgfm.cube import catalogs
+    from xgfm.cube.items import tile_of
+
+    _require_place(bbox, tile, catalog)
+    with _busy(f"searching {catalog}"):
+        items = catalogs.search(bbox, datetime, catalog, tile=tile, max_cloud_cover=max_cloud_cover)
+    rows = [
+        (
+            str(item["properties"].get("datetime") or item["properties"].get("start_datetime"))[:16],
+            str(tile_of(item) or "-"),
+            _percent(item["properties"].get("eo:cloud_cover")),
+            str(item["id"]),
+        )
+        for item in items
+    ]
+    _table(("DATE (UTC)", "TILE", "CLOUD", "GRANULE"), sorted(rows))
+    typer.echo(f"{len(items)} granules", err=True)
+    if save is not None:
+        catalogs.save_items(items, save)
+        typer.echo(f"saved to {save}", err=True)
+
+
+@app.command()
+def predict(
+    task: Annotated[str, typer.Option(help="Name of a task (xgfm tasks), or path of a task folder.")],
+    out: Annotated[str, typer.Option(help="Zarr store to write: a folder or a URL.")],
+    bbox: BBox = None,
+    datetime: Datetime = None,
+    catalog: Catalog = "lpcloud",
+    tile: Tile = None,
+    max_cloud_cover: Clouds = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of the map, EPSG:32615; by default that of the tiles.")] = None,
+    resolution: Annotated[float | None, typer.Option(help="Side of a pixel in units of the CRS.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store that is there.")] = False,
+    png: Annotated[Path | None, typer.Option(help="Draw the map with its legend to this file.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes of a local Dask cluster; 0: threads of this process.")] = 0,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://...")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")] = None,
+) -> None:
+    """Map a region: search, open, composite, predict, write Zarr.
+
+    Clouds and their shadows are masked. A task of several frames gets composites of equal windows of the period; a task
+    of one frame maps every date.
+    """
+    from xgfm.cube.open import open_hls
+    from xgfm.infer.predict import predict as run
+
+    _require_place(bbox, tile, catalog)
+    start = time.perf_counter()
+    with _cluster(workers, scheduler):
+        with _busy(f"searching {catalog}"):
+            cube = open_hls(
+                bbox, datetime, catalog, tile=tile, max_cloud_cover=max_cloud_cover, crs=crs, resolution=resolution
+            )
+        typer.echo(f"{cube.sizes['time']} dates, {cube.sizes['y']} x {cube.sizes['x']} pixels; task {task}", err=True)
+        _store(run(cube, task, device=device), out, overwrite=overwrite)
+        typer.echo(f"{out}: written in {time.perf_counter() - start:.0f} s")
+        if png is not None:
+            _draw(out, png)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for images, map and pictures.")] = Path("demo-output"),
+    seed: Annotated[int, typer.Option(help="Of the season; the task was trained on seeds from 1000 on.")] = 1,
+    size: Annotated[int, typer.Option(help="Rows and columns, pixels of 30 m.")] = 512,
+) -> None:
+    """Simulate a season, map it and measure the map.
+
+    Takes about a minute and no network. Writes the images, the map (map.zarr) and pictures (map.png, truth.png), and
+    prints accuracy, times and memory.
+    """
+    from xgfm import demo as demonstration
+
+    demonstration.main(out, seed=seed, size=size)
+    typer.echo(f"\nlook at {out / 'map.png'} and {out / 'truth.png'}")
+
+
+@app.command()
+def tasks(name: Annotated[str | None, typer.Argument(help="Show all about this task.")] = None) -> None:
+    """List what can be predicted, or show one task."""
+    from xgfm.cli.about import about_record, source_of
+    from xgfm.models import handle
+    from xgfm.models.registry import spec_of
+
+    if name is not None:
+        _pairs(about_record(spec_of(name)))
+        return
+    rows = [
+        (
+            spec.name,
+            str(spec.frames),
+            _bands(spec.bands),
+            str(len(spec.classes)) if spec.classes else f"number, {spec.units}",
+            spec.licence,
+            "yes" if handle.is_cached(spec) else "no",
+            source_of(spec),
+        )
+        for spec in handle.tasks()
+    ]
+    _table(("TASK", "FRAMES", "BANDS", "CLASSES", "LICENCE", "CACHED", "SOURCE"), rows)
+    typer.echo("\nWeights that are not cached are downloaded when they are first used. More: xgfm tasks NAME", err=True)
+
+
+@app.command()
+def info(
+    path: Annotated[str, typer.Argument(help="Zarr store, task folder, weights file, or name of a task or model.")],
+) -> None:
+    """Say what a store, a task folder or a weights file is."""
+    from xgfm.cli.about import about
+
+    _pairs(about(path))
+
+
+# ---- what commands share
+
+
+def _require_place(bbox: Sequence[float] | None, tile: str | None, catalog: str) -> None:
+    if bbox is None and tile is None and not Path(catalog).exists():
+        raise XgfmError("say where: give --bbox W S E N, --tile T15TVM, or --catalog with a file of items")
+
+
+@contextmanager
+def _cluster(workers: int, scheduler: str | None) -> Iterator[None]:
+    """Compute on a running cluster, on a local one, or in this process."""
+    if scheduler is not None and workers:
+        raise XgfmError("--scheduler and --workers exclude each other: a running cluster has its own workers")
+    if scheduler is None and not workers:
+        yield
+        return
+    from distributed import Client, LocalCluster
+
+    threads = max(1, (os.cpu_count() or 1) // max(workers, 1))
+    local = LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=None) if workers else None
+    with local or nullcontext(), Client(local or scheduler):
+        yield
+
+
+def _store(result: xr.Dataset, out: str, *, overwrite: bool) -> None:
+    from xgfm.store.write import to_zarr
+
+    to_zarr(result, out, overwrite=overwrite, progress=sys.stdout.isatty())
+
+
+def _draw(store: str, png: Path) -> None:
+    """Draw what is stored; the frames would have to be read again."""
+    import xarray as xr
+
+    from xgfm.plot import PANELS, plot
+
+    result = xr.open_zarr(store, mask_and_scale=False, decode_coords="all")
+    if result.sizes.get("time", 0) > PANELS:
+        typer.echo(f"{png}: the first {PANELS} of {result.sizes['time']} dates", err=True)
+        result = result.isel(time=slice(PANELS))
+    with _busy(f"drawing {png}"):
+        plot(result).savefig(png, dpi=150)
+    typer.echo(f"{png}: drawn")
+
+
+@contextmanager
+def _busy(words: str) -> Iterator[None]:
+    """Show that something goes on whose length is not known; a terminal only."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(words):
+        yield
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        typer.echo(f"{name.ljust(width)}  {value}".rstrip())
+
+
+def _percent(value: Any) -> str:
+    return "-" if value is None else f"{float(value):.0f}%"
+
+
+def _bands(bands: Sequence[str]) -> str:
+    from xgfm.models.spec import PRITHVI_BANDS
+
+    return "HLS, all six" if tuple(bands) == PRITHVI_BANDS else " ".join(bands)
