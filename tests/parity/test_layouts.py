@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from published_files import Shapes, layouts_of, mmseg_shapes, random_state, write_task
 
 from xgfm.errors import CheckpointError
 from xgfm.models import handle as handle_module
@@ -21,7 +21,6 @@ from xgfm.models.quirks import published_part
 from xgfm.models.spec import TaskSpec
 
 FILE = "state_dict_layouts"
-Shapes = dict[str, list[int]]
 
 MODEL_LAYOUTS = {
     "prithvi_eo_v1_100": "prithvi-eo-1.0-100m",
@@ -50,8 +49,7 @@ TASK_LAYOUTS = {
 @pytest.fixture
 def layouts(parity: Path, record_property: Any) -> dict[str, Shapes]:
     record_property("parity file", FILE)
-    entries = json.loads((parity / f"{FILE}.json").read_text())
-    return {name: expanded(entry) for name, entry in entries.items() if not name.startswith("_")}
+    return layouts_of(parity)
 
 
 @pytest.fixture(autouse=True)
@@ -61,70 +59,6 @@ def _nothing_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     yield
     for path in tmp_path.iterdir():
         path.unlink()
-
-
-def expanded(entry: dict[str, Any]) -> Shapes:
-    shapes: Shapes = {}
-    for key, facts in entry.items():
-        names = [key.replace("{i}", str(i)) for i in range(facts["count"])] if "count" in facts else [key]
-        shapes.update(dict.fromkeys(names, facts["shape"]))
-    return shapes
-
-
-def mmseg_shapes(*, depth: int, frames: int, classes: int) -> Shapes:
-    """Keys of the EO 1.0 fine-tunes, whose files no layout was stored of; counts of both are published."""
-    width = 768 * frames
-    shapes: Shapes = {
-        "backbone.cls_token": [1, 1, 768],
-        "backbone.pos_embed": [1, 1 + 196 * frames, 768],
-        "backbone.patch_embed.proj.weight": [768, 6, 1, 16, 16],
-        "backbone.patch_embed.proj.bias": [768],
-        "backbone.norm.weight": [768],
-        "backbone.norm.bias": [768],
-    }
-    for i in range(depth):
-        linears = {"attn.qkv": (2304, 768), "attn.proj": (768, 768), "mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072)}
-        for name, (out, given) in linears.items():
-            shapes[f"backbone.blocks.{i}.{name}.weight"] = [out, given]
-            shapes[f"backbone.blocks.{i}.{name}.bias"] = [out]
-        for name in ("norm1", "norm2"):
-            shapes[f"backbone.blocks.{i}.{name}.weight"] = shapes[f"backbone.blocks.{i}.{name}.bias"] = [768]
-    for part in ("neck.fpn1", "neck.fpn2"):
-        for layer in ("0", "3"):
-            shapes[f"{part}.{layer}.weight"] = [width, width, 2, 2]
-            shapes[f"{part}.{layer}.bias"] = [width]
-        shapes[f"{part}.1.ln.weight"] = shapes[f"{part}.1.ln.bias"] = [width]
-    for head, convs in (("decode_head", 1), ("auxiliary_head", 2)):
-        for i in range(convs):
-            shapes[f"{head}.convs.{i}.conv.weight"] = [256, width if i == 0 else 256, 3, 3]
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{head}.convs.{i}.bn.{name}"] = [256]
-            shapes[f"{head}.convs.{i}.bn.num_batches_tracked"] = []
-        shapes[f"{head}.conv_seg.weight"] = [classes, 256, 1, 1]
-        shapes[f"{head}.conv_seg.bias"] = [classes]
-    return shapes
-
-
-OWN_STORAGE = 150_000_000
-"""Parameters of the largest file that is written in full; in larger ones the tensors are windows of one storage, which
-torch.save writes once: the same keys, shapes and reading, without gigabytes of disk."""
-
-
-def random_state(shapes: Shapes) -> dict[str, torch.Tensor]:
-    """Values that let signals through: small weights, scales near 1, whole step counts; each tensor has its own."""
-    counts = {key: int(np.prod(shape)) for key, shape in shapes.items()}
-    room = max(counts.values())
-    pool = (torch.rand(room + 1000 * len(shapes), generator=torch.Generator().manual_seed(0)) - 0.5) * 0.1
-    state = {}
-    for index, (key, shape) in enumerate(shapes.items()):
-        values = pool[1000 * index :][: counts[key]].reshape(shape)
-        if not shape:
-            state[key] = torch.tensor(100 + index)
-        elif len(shape) == 1 and key.endswith(("weight", "running_var", "scale")):
-            state[key] = values + 1
-        else:
-            state[key] = values.clone() if sum(counts.values()) < OWN_STORAGE else values
-    return state
 
 
 def assert_equal(module: torch.nn.Module, state: dict[str, torch.Tensor], names: Any) -> None:
@@ -196,11 +130,8 @@ def test_published_v1_fine_tunes_load_and_run(tmp_path: Path, name: str, keys: i
     shapes = mmseg_shapes(depth=spec.model.depth, frames=spec.frames, classes=len(spec.classes))
     assert len(shapes) == keys
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == elements
-    state = random_state(shapes)
-    path = tmp_path / str(spec.weights and spec.weights.filename)
-    torch.save({"meta": {"mIoU": np.float64(0.5), "epoch": np.int64(3)}, "state_dict": state, "optimizer": {}}, path)
-    module = load_task(path).load()
-    assert_equal(module, state, lambda key: key)
+    module = load_task(write_task(tmp_path, spec, shapes)).load()
+    assert_equal(module, random_state(shapes), lambda key: key)
     runs(module, spec)
 
 

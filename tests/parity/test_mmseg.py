@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from peer_tiling import slide_average
 
 from xgfm.models.checkpoint import load_into, rename
 from xgfm.models.mmseg import MmsegModel
 from xgfm.models.prithvi import PrithviEncoder
 
-from .peer_tiling import slide_average
 from .test_mae import spec_of
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-
-from .peer_tiling import blend_mask, tiled_inference
+from peer_tiling import blend_mask, tiled_inference
 
 
 @pytest.mark.parametrize("file", ["tiled_inference"])

@@ -142,7 +142,7 @@ def _nodata(cube: xr.DataArray) -> float | None:
 
 def _spec(task: str | HasSpec | TaskSpec | ModelSpec) -> TaskSpec | ModelSpec:
     if isinstance(task, str):
-        return registry.find(task).spec
+        return registry.spec_of(task)
     return task.spec if hasattr(task, "spec") else task
 
 
