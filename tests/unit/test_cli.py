@@ -183,7 +183,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("xgfm.cli.about.about", bug)
+    monkeypatch.setattr("xgfm.cli._about", bug)
     assert isinstance(run("info", "x").exception, ZeroDivisionError)
 
 

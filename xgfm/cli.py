@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from xgfm.errors import MissingExtraError, XgfmError
+from xgfm.errors import CheckpointError, MissingExtraError, XgfmError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from xgfm.models.registry import Entry
+    from xgfm.models.spec import ModelSpec, TaskSpec
 
 
 _EXTRAS = {"torch": "torch", "safetensors": "torch", "huggingface_hub": "torch"}
@@ -50,6 +53,9 @@ def _explain(error: Exception) -> str | None:
         error = MissingExtraError(error.name or "", _EXTRAS[error.name or ""], "this command")
     return " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
 
+
+Pairs = list[tuple[str, str]]
+"""A word, and what there is to say."""
 
 app = typer.Typer(
     cls=_Commands,
@@ -197,12 +203,11 @@ def demo(
 @app.command()
 def tasks(name: Annotated[str | None, typer.Argument(help="Show all about this task.")] = None) -> None:
     """List what can be predicted, or show one task."""
-    from xgfm.cli.about import about_record, source_of
     from xgfm.models import handle
     from xgfm.models.registry import spec_of
 
     if name is not None:
-        _pairs(about_record(spec_of(name)))
+        _pairs(_about_record(spec_of(name)))
         return
     rows = [
         (
@@ -212,7 +217,7 @@ def tasks(name: Annotated[str | None, typer.Argument(help="Show all about this t
             str(len(spec.classes)) if spec.classes else f"number, {spec.units}",
             spec.licence,
             "yes" if handle.is_cached(spec) else "no",
-            source_of(spec),
+            _source(spec),
         )
         for spec in handle.tasks()
     ]
@@ -225,9 +230,7 @@ def info(
     path: Annotated[str, typer.Argument(help="Zarr store, task folder, weights file, or name of a task or model.")],
 ) -> None:
     """Say what a store, a task folder or a weights file is."""
-    from xgfm.cli.about import about
-
-    _pairs(about(path))
+    _pairs(_about(path))
 
 
 # ---- what commands share
@@ -304,3 +307,81 @@ def _bands(bands: Sequence[str]) -> str:
     from xgfm.models.spec import PRITHVI_BANDS
 
     return "HLS, all six" if tuple(bands) == PRITHVI_BANDS else " ".join(bands)
+
+
+# ---- what things are
+
+
+def _about(path: str) -> Pairs:
+    """What there is to say about a path, or about the name of a task or a model."""
+    from xgfm.models import registry
+    from xgfm.store.about import about_store
+
+    place = Path(path).expanduser()
+    names = [spec.name for spec in registry.tasks()] + [spec.name for spec in registry.models()]
+    if "://" in path or any((place / mark).exists() for mark in ("zarr.json", ".zgroup")):
+        return about_store(path)
+    if place.is_file():
+        return _about_weights(place)
+    if place.is_dir() or path in names:
+        return _about_record(registry.spec_of(path))
+    raise XgfmError(f"{path!r} is neither a path that exists nor one of the names {names}")
+
+
+def _source(spec: TaskSpec | ModelSpec) -> str:
+    weights = spec.weights
+    if weights is None:
+        return "comes with xgfm"
+    return f"{weights.repo} ({weights.size})" if weights.size else str(weights.repo)
+
+
+def _about_record(spec: TaskSpec | ModelSpec) -> Pairs:
+    """What a record says."""
+    from xgfm.models.spec import TaskSpec
+
+    pairs = [("name", spec.name), ("title", spec.title), ("bands", " ".join(spec.bands)), ("frames", str(spec.frames))]
+    if isinstance(spec, TaskSpec):
+        pairs += [
+            ("gives", "classes" if spec.classes else f"a number ({spec.units})"),
+            *((f"  {number}", f"{c.name} {c.color}") for number, c in enumerate(spec.classes)),
+            ("window", f"{spec.window} pixels, halo {spec.halo}"),
+            ("model", f"{spec.model.name}, {spec.model.depth} blocks of {spec.model.embed_dim}"),
+        ]
+        pairs += [("note", quirk) for quirk in spec.quirks]
+        pairs += [("note", "a demonstration: a map of nothing")] if spec.demonstration else []
+    return [
+        *pairs,
+        ("pixel size", f"{spec.pixel_size:g} m"),
+        ("licence", spec.licence),
+        ("paper", spec.paper or "-"),
+        ("weights", _source(spec)),
+        ("SHA-256", (spec.weights.sha256 if spec.weights else None) or "not known beforehand"),
+    ]
+
+
+def _about_weights(path: Path) -> Pairs:
+    """What is in a weights file; it is opened as `load_task` opens it, so a hostile file is refused."""
+    from xgfm.models import registry
+    from xgfm.models.checkpoint import read_state
+    from xgfm.models.fetch import sha256_of
+
+    digest = sha256_of(path)
+    try:
+        entry = registry.find(path.parent if (path.parent / registry.CONFIG_FILE).is_file() else path)
+    except CheckpointError:
+        entry = None
+    state = read_state(path, entry.layout if entry else "xgfm")
+    return [
+        ("weights file", str(path)),
+        ("holds", _holds(entry, digest)),
+        ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
+        ("tensors", f"{len(state)}, {sum(t.numel() for t in state.values()):,} parameters"),
+        ("SHA-256", digest),
+    ]
+
+
+def _holds(entry: Entry | None, digest: str) -> str:
+    if entry is None:
+        return "unknown: it has no published name; load it with spec="
+    known = {None: "is not known beforehand", digest: "agrees"}
+    return f"{entry.spec.name}: {entry.spec.title}; the digest {known.get(entry.sha256, 'is ANOTHER than published')}"

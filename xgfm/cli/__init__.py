@@ -1,5 +1,0 @@
-"""The command line."""
-
-from xgfm.cli.commands import app, main
-
-__all__ = ["app", "main"]
