@@ -1,14 +1,20 @@
-"""Servers on 127.0.0.1 that behave as badly as a test wants: files by range, tokens, and a STAC API."""
+"""Servers on 127.0.0.1 that behave as badly as a test wants: files by range, tokens, and a STAC API.
+
+What GDAL reads must be served by another process (`Apart`): rasterio holds Python's lock in some calls that fetch, so a
+server in the same process could not answer.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.managers import BaseManager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,20 +37,18 @@ class Server:
     port: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     scripts: dict[str, list[int]] = field(default_factory=dict)
-    """Status codes to answer first, one a request; 200 stands for the file, and the last one stays if negative."""
     redirects: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     hung: set[str] = field(default_factory=set)
-    """Paths that are never answered while the test runs."""
     over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def asked(self, path: str) -> list[Request]:
-        """Requests of one path, in order."""
-        return [r for r in list(self.requests) if r.path == path]
+    def asked(self, path: str | None = None) -> list[Request]:
+        """Requests, of one path or all, in order."""
+        return [r for r in list(self.requests) if path in (None, r.path)]
 
     def status(self, path: str) -> int:
         script = self.scripts.get(path)
@@ -105,7 +109,7 @@ def serve(server: Server) -> Iterator[Server]:
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
     server.port = http.server_port
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield server
@@ -113,6 +117,80 @@ def serve(server: Server) -> Iterator[Server]:
         server.over.set()
         http.shutdown()
         http.server_close()
+
+
+@dataclass
+class TokenServer(Server):
+    """Planetary Computer: its token end point, and a storage that takes the newest token alone."""
+
+    secret: str = ""
+    lifetime: float = 20
+    """Seconds that a token lasts."""
+    issued: int = 0
+
+    def answer(self, request: Request) -> tuple[int, dict[str, str], bytes]:
+        if request.path.startswith("/token/"):
+            self.issued += 1
+            ends = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.lifetime)
+            token = {"msft:expiry": f"{ends:%Y-%m-%dT%H:%M:%SZ}", "token": f"st=1&sig={self.secret}{self.issued}"}
+            code = self.status(request.path)
+            return code, {"Content-Type": "application/json"}, json.dumps(token).encode() if code == 200 else b""
+        if request.query != f"st=1&sig={self.secret}{self.issued}":
+            return 409, {}, b"PublicAccessNotPermitted"
+        return super().answer(request)
+
+
+class Apart:
+    """A file server in another process, and what a test tells it and asks of it."""
+
+    def __init__(self, kind: str = "Server", **fields: Any) -> None:
+        self._stack = ExitStack()
+        self._server = {"Server": Server, "TokenServer": TokenServer}[kind](**fields)
+        self._stack.enter_context(serve(self._server))
+
+    def url(self) -> str:
+        return self._server.url
+
+    def put(self, path: str, data: bytes) -> None:
+        """Serve a file."""
+        self._server.files[path] = data
+
+    def script(self, path: str, *codes: int) -> None:
+        """Answer with these status codes first, one a request.
+
+        200 stands for the file. A negative code is answered for good. No codes: nothing but the file.
+        """
+        self._server.scripts[path] = list(codes)
+
+    def script_left(self, path: str) -> list[int]:
+        return self._server.scripts.get(path, [])
+
+    def redirect(self, path: str, url: str) -> None:
+        self._server.redirects[path] = url
+
+    def hang(self, path: str) -> None:
+        """Never answer while the server runs."""
+        self._server.hung.add(path)
+
+    def asked(self, path: str | None = None) -> list[Request]:
+        """Requests so far, of one path or all, in order."""
+        return self._server.asked(path)
+
+    def forget(self) -> None:
+        """Forget the requests so far."""
+        self._server.requests.clear()
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
+class Process(BaseManager):
+    """The other process."""
+
+    Apart: Callable[..., Apart]
+
+
+Process.register("Apart", Apart)
 
 
 @dataclass

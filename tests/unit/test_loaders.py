@@ -284,11 +284,12 @@ def test_a_reader_travels(shared_granule: dict[str, Any]) -> None:
     from rasterio.enums import Resampling
     from rasterio.windows import Window
     from stackstac.raster_spec import RasterSpec
+    from stackstac.rio_env import LayeredEnv
 
     spec = RasterSpec(32615, record.geobox.boundingbox.bbox, (30, 30))
     reader = StepReader(
         url=item["assets"]["red"]["href"], spec=spec, resampling=Resampling.nearest, dtype=np.dtype("int16"),
-        fill_value=np.int16(-9999),
+        fill_value=np.int16(-9999), gdal_env=LayeredEnv(always=gdal_settings()),
     )  # fmt: skip
     window = Window(10, 20, 30, 40)
     expected = read_own(shared_granule, ["B04"])[0, 20:60, 10:40]

@@ -90,8 +90,8 @@ class StepReader:
         resampling: Any,
         dtype: Any,
         fill_value: Any,
+        gdal_env: Any,
         scale_offset: Any = (1, 0),
-        gdal_env: Any = None,
         errors_as_nodata: tuple[Exception, ...] = (),
     ) -> None:
         self._options = {
@@ -142,8 +142,9 @@ class StepReader:
         )
 
         def action() -> NDArray[Any]:
-            check_file(gdal_path(source.href), source, self._options["dtype"])
-            pixels: NDArray[Any] = part.read(window)
+            with self._options["gdal_env"].always:
+                check_file(gdal_path(source.href), source, self._options["dtype"])
+                pixels: NDArray[Any] = part.read(window)
             return pixels
 
         try:
