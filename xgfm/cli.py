@@ -230,7 +230,9 @@ def info(
     path: Annotated[str, typer.Argument(help="Zarr store, task folder, weights file, or name of a task or model.")],
 ) -> None:
     """Say what a store, a task folder or a weights file is."""
-    _pairs(_about(path))
+    with _busy(f"looking at {path}"):
+        pairs = _about(path)
+    _pairs(pairs)
 
 
 # ---- what commands share

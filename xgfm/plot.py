@@ -98,6 +98,7 @@ def plot(
         _legend(figure, maps)
     else:
         figure.colorbar(axes[-1].images[0], ax=axes, label=_units(layer), shrink=0.8)
+    figure.draw_without_rendering()  # the layout needs a second pass to find room for everything; saving is the second
     return figure
 
 
@@ -260,8 +261,9 @@ def _draw(panels: list[Panel], layer: xr.DataArray) -> tuple[Figure, list[Axes]]
     columns = min(len(panels), COLUMNS)
     rows = math.ceil(len(panels) / columns)
     height = min(max(3.4 * aspect * (top - bottom) / (right - left), 1.5), 8.0)
+    words = 0.7 + 0.22 * max(1 + panel.title.count("\n") for panel in panels)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(3.4 * columns + 2.2, (height + 0.9) * rows), sharex=True, sharey=True,
+        rows, columns, figsize=(3.4 * columns + 2.2, (height + words) * rows), sharex=True, sharey=True,
         squeeze=False, layout="compressed",
     )  # fmt: skip
     # Closed, it is shown once by a notebook, as the value of its cell, and pyplot does not hold on to it.

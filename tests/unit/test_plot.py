@@ -195,6 +195,17 @@ def test_it_can_be_saved(tmp_path: Path) -> None:
     assert matplotlib.image.imread(tmp_path / "map.png").shape[1] > 600
 
 
+@pytest.mark.parametrize("shape", [(500, 500), (200, 800), (900, 300)])
+@pytest.mark.parametrize("frames", [0, 1, 3])
+def test_nothing_is_cut_off(tmp_path: Path, shape: tuple[int, int], frames: int) -> None:
+    box = GeoBox(shape, NORTH.affine, NORTH.crs)
+    made = result(box)
+    made.crop_v1_0.attrs |= {"long_name": "A name of many words " * 4, "comment": "a remark of many words " * 3}
+    plot(made, cube(box, times=frames) if frames else None).savefig(tmp_path / "map.png")
+    image = matplotlib.image.imread(tmp_path / "map.png")[..., :3]
+    assert all((edge == 1).all() for edge in (image[:2], image[-2:], image[:, :2], image[:, -2:]))
+
+
 def test_what_cannot_be_drawn() -> None:
     with pytest.raises(BandError, match=r"needs bands \['red', 'green', 'blue'\].*missing \['red'\]"):
         plot_cube(cube().sel(band=["blue", "green"]))
