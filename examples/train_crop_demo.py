@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 import xgfm
+from xgfm.cube.phenology import CLASSES
 from xgfm.cube.simulate import simulate_cube
 from xgfm.models.build import build_task
 from xgfm.models.folder import save_task
@@ -75,7 +76,7 @@ def task_spec(statistics: Statistics) -> TaskSpec:
         title="Nine land covers of simulated farmland: a demonstration, a map of nothing real",
         model=model,
         statistics=statistics,
-        classes=xgfm_classes(),
+        classes=CLASSES,
         architecture={
             "family": "pixelwise",
             "necks": [
@@ -93,15 +94,8 @@ def task_spec(statistics: Statistics) -> TaskSpec:
     )
 
 
-def xgfm_classes() -> tuple[xgfm.ClassInfo, ...]:
-    """Classes of the simulated labels."""
-    from xgfm.cube.phenology import CLASSES
-
-    return CLASSES
-
-
 def normalise(pixels: torch.Tensor, spec: TaskSpec, nodata: int = -9999) -> torch.Tensor:
-    """Turn DN ``(B, T, C, H, W)`` into model input ``(B, C, T, H, W)``, as the task's record says for missing pixels."""
+    """Turn DN ``(B, T, C, H, W)`` into input ``(B, C, T, H, W)``, missing pixels as the task's record says."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (spec.statistics.mean, spec.statistics.std))
     x = torch.where(pixels == nodata, torch.tensor(spec.nodata_fill), (pixels - mean) / std)
     return x.transpose(1, 2)
@@ -125,7 +119,9 @@ def batches(
         yield tuple(torch.from_numpy(np.stack(part).copy()) for part in zip(*cuts, strict=True))
 
 
-def train(module: nn.Module, spec: TaskSpec, pixels: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> None:
+def train(
+    module: nn.Module, spec: TaskSpec, pixels: np.ndarray, labels: np.ndarray, options: argparse.Namespace
+) -> None:
     """Train in place: AdamW, one cycle of the learning rate, bfloat16 autocast, rare classes weighted up a little."""
     share = np.bincount(labels.ravel(), minlength=len(spec.classes)) / labels.size
     weight = torch.tensor((share.mean() / share) ** 0.3, dtype=torch.float32)
@@ -169,7 +165,7 @@ def report(task: str, spec: TaskSpec) -> str:
     scores = ", ".join(f"{a:.3f}" for a in accuracy)
     return (
         f"Overall accuracy on simulated seasons {', '.join(map(str, TEST_SEEDS))}, which it was not trained on: "
-        f"{scores}; mean IoU {iou.mean():.3f}. It has never seen a real image"
+        f"{scores}; mean IoU {iou.mean():.3f}. It has never seen a real image."
     )
 
 
