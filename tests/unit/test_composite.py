@@ -5,7 +5,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -59,6 +59,7 @@ def medoid_oracle(pixels):
     return out
 
 
+@settings(deadline=None)
 @given(seasons())
 def test_median_is_numpys(pixels):
     result = composite(build_cube(pixels), 1).values[0]
@@ -69,6 +70,7 @@ def test_median_is_numpys(pixels):
     np.testing.assert_array_equal(result[valid], np.rint(expected[valid]))
 
 
+@settings(deadline=None)
 @given(seasons(most=6))
 def test_medoid_is_its_definition(pixels):
     np.testing.assert_array_equal(composite(build_cube(pixels), 1, method="medoid").values[0], medoid_oracle(pixels))
@@ -87,6 +89,7 @@ def test_floats_are_not_rounded_and_their_nan_is_missing():
     assert np.isnan(composite(cube.isel(time=[0]), 1).values).all()
 
 
+@settings(deadline=None)
 @given(seasons(least=3), st.sampled_from(["median", "medoid", "clearest"]), st.data())
 def test_chunks_do_not_matter(pixels, method, data):
     chunks = tuple(data.draw(st.integers(1, size)) for size in pixels.shape)
@@ -96,6 +99,7 @@ def test_chunks_do_not_matter(pixels, method, data):
     xr.testing.assert_identical(lazy.compute(), eager)
 
 
+@settings(deadline=None)
 @given(seasons(), st.sampled_from(["median", "medoid", "clearest"]))
 def test_nodata_never_leaks(pixels, method):
     """A frame is nodata in all bands or in none, and only where nothing was clear; cloudy values change nothing."""
@@ -110,12 +114,14 @@ def test_nodata_never_leaks(pixels, method):
     np.testing.assert_array_equal(composite(build_cube(spoilt), 1, method=method).values[0], result)
 
 
+@settings(deadline=None)
 @given(seasons(most=1), st.sampled_from(["median", "medoid", "clearest"]))
 def test_a_single_date_is_itself(pixels, method):
     expected = np.where(clear_of(pixels)[:, np.newaxis], pixels, NODATA)
     np.testing.assert_array_equal(composite(build_cube(pixels), 1, method=method).values, expected)
 
 
+@settings(deadline=None)
 @given(seasons(), st.randoms(use_true_random=False))
 def test_the_order_of_dates_does_not_matter(pixels, random):
     cube = build_cube(pixels)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xgfm.cube.mask import DEFAULT_BITS, FLAGS, mask, mask_block, nodata_of, rejection_table
@@ -43,6 +43,7 @@ def plain_bits(value: int, name: str) -> bool:
     return digits[single[name]] == "1" if name in single else format(value, "08b")[:2] == level[name]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(NAMES), max_size=5), st.integers(0, 255))
 def test_table_is_the_user_guide(bits, value):
     expected = value == 255 or any(plain_bits(value, name) for name in bits)
@@ -53,6 +54,7 @@ def test_fill_is_rejected_though_no_bit_is_asked_for_and_254_is_not():
     assert np.flatnonzero(rejection_table(())).tolist() == [255]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.lists(st.sampled_from(NAMES)))
 def test_lazy_mask_is_a_pixel_loop_whatever_the_chunks(times, bands, rows, cols, bits):
     rng = np.random.default_rng(times * 1000 + rows * 10 + cols)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -33,6 +33,7 @@ def test_the_same_generator_gives_the_same_field():
     assert not np.array_equal(one, other)
 
 
+@settings(deadline=None)
 @given(SHAPES, st.floats(2, 25), st.integers(0, 99))
 def test_a_cell_is_nearest_to_its_own_seed(shape, spacing, seed):
     rows, columns = (int(np.ceil(size / spacing)) + 2 for size in shape)
@@ -46,6 +47,7 @@ def test_a_cell_is_nearest_to_its_own_seed(shape, spacing, seed):
     np.testing.assert_allclose(chosen, distance.min(-1))
 
 
+@settings(deadline=None)
 @given(hnp.arrays(bool, SHAPES), st.integers(0, 6))
 def test_dilate_is_a_disc_round_every_pixel(mask, pixels):
     y, x = np.nonzero(mask)

@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xgfm.cube.periods import Period, equal_periods, named_periods
@@ -14,6 +14,7 @@ from xgfm.errors import FramesError
 DATES = st.lists(st.datetimes(pd.Timestamp("2013-04-11"), pd.Timestamp("2030-01-01")), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(DATES, st.integers(1, 12))
 def test_equal_periods_cover_every_date_once_and_differ_by_a_day_at_most(dates, frames):
     time = np.array(dates, "datetime64[ns]")

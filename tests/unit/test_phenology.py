@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xgfm.cube.phenology import (
@@ -39,6 +39,7 @@ def test_double_logistic_is_the_published_formula():
     assert double_logistic(np.array(rise), rise, 0.08, 400, 0.05) == pytest.approx(0.5, abs=1e-3)
 
 
+@settings(deadline=None)
 @given(st.floats(-100, 500), st.floats(80, 200), st.floats(200, 320), st.floats(0.02, 0.3), st.floats(0.02, 0.3))
 def test_double_logistic_is_a_share(day, rise, fall, up, down):
     assert 0 <= double_logistic(np.array(day), rise, up, fall, down) <= 1
