@@ -41,7 +41,7 @@ def name_of(path: Path) -> str:
 def rank(module: str) -> int:
     places = [i for i, place in enumerate(ORDER) if module == place or module.startswith(f"{place}.")]
     assert places, f"{module} has no place in the order of folders"
-    return places[-1] if module == "models.spec" else places[0]
+    return places[0]
 
 
 def runtime_imports(tree: ast.Module) -> list[str]:
