@@ -155,6 +155,8 @@ def like(
     out = out.transpose(..., "y", "x").assign_coords(_coordinates(out, grid))
     if spec is not None and CLASS_DIM in out.dims:
         out = out.assign_coords({CLASS_DIM: _class_coordinate(spec)})
+    if "time" in out.coords:
+        out.coords["time"].attrs = {"standard_name": "time", "long_name": "time", "axis": "T"}
     for name, variable in out.data_vars.items():
         attrs = _variable_attrs(str(name), spec)
         companions = [n for n in COMPANIONS if n in out.data_vars]
@@ -163,7 +165,8 @@ def like(
         kept = {k: v for k, v in variable.attrs.items() if k != "grid_mapping"}
         variable.attrs = {**kept, **attrs}
         variable.encoding = {**fill_encoding(variable.dtype), "grid_mapping": GRID_MAPPING}
-    out.attrs = {**out.attrs, **(facts or {}), "Conventions": CONVENTIONS}
+    title = {} if spec is None else {"title": spec.title or spec.name}
+    out.attrs = {**title, **out.attrs, **(facts or {}), "Conventions": CONVENTIONS}
     return out
 
 

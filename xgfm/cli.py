@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -253,9 +253,15 @@ def _cluster(workers: int, scheduler: str | None) -> Iterator[None]:
         return
     from distributed import Client, LocalCluster
 
-    threads = max(1, (os.cpu_count() or 1) // max(workers, 1))
-    local = LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=None) if workers else None
-    with local or nullcontext(), Client(local or scheduler):
+    if scheduler is not None:
+        with Client(scheduler):
+            yield
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster),
+    ):
         yield
 
 

@@ -136,7 +136,7 @@ def _cluster() -> Iterator[Client]:
 
     threads = os.cpu_count() or 1
     with (
-        LocalCluster(n_workers=1, threads_per_worker=threads, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=threads, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         yield client

@@ -81,7 +81,7 @@ def test_like_gives_grid_attributes_and_encoding() -> None:
         out = cf.like(bare(), cube(), spec(), {"task": "crop-v1.0"})
     assert out.crop_v1_0.dims == ("y", "x")
     assert geobox_of(out) == NORTH
-    assert out.attrs == {"task": "crop-v1.0", "Conventions": "CF-1.11"}
+    assert out.attrs == {"title": "Crops", "task": "crop-v1.0", "Conventions": "CF-1.11"}
     assert out.crop_v1_0.encoding == {"_FillValue": 255, "fill_value": 255, "grid_mapping": "spatial_ref"}
     assert np.isnan(out.confidence.encoding["_FillValue"])
     assert np.isnan(out.confidence.encoding["fill_value"])
@@ -115,7 +115,11 @@ def test_like_leaves_its_arguments_alone() -> None:
 
 def test_like_takes_times_from_the_cube() -> None:
     series = xr.Dataset({"crop_v1_0": (("time", "y", "x"), pixels((2, *NORTH.shape)))})
-    assert cf.like(series, cube(), spec()).time.equals(cube().time)
+    given_cube = cube()
+    out = cf.like(series, given_cube, spec())
+    assert out.time.equals(given_cube.time)
+    assert out.time.attrs == {"standard_name": "time", "long_name": "time", "axis": "T"}
+    assert given_cube.time.attrs == {}
 
 
 def test_like_without_a_task_keeps_attributes() -> None:

@@ -156,7 +156,7 @@ def test_predict_on_a_local_cluster(store: Path, season: Season, task: Path, tmp
 def test_predict_on_a_running_scheduler(season: Season, task: Path, tmp_path: Path) -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(processes=False, n_workers=1, dashboard_address=None) as cluster:
+    with LocalCluster(processes=False, n_workers=1, dashboard_address="127.0.0.1:0") as cluster:
         where = ("--scheduler", cluster.scheduler_address)
         ended = run("predict", "--task", task, "--out", tmp_path / "map.zarr", *where, *area(season))
         assert ended.exit_code == 0, ended.output

@@ -169,7 +169,7 @@ def test_default_layout(lazy: int, expected: tuple[int, int]) -> None:
 chunkings = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     rows=chunkings, columns=chunkings, sizes=st.sampled_from([(None, None), (8, 16), (16, 16), (5, None), (None, 24)])
 )
@@ -386,7 +386,7 @@ def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_through_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from distributed import Client
 
-    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None):
+    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"):
         store = to_zarr(result(probability=True), tmp_path / "a.zarr", progress=True, chunk=16, shard=16)
         assert "Completed" in capsys.readouterr().out
         with pytest.raises(ReadError, match="asset B04"):

@@ -30,7 +30,9 @@ def to_zarr(
 ) -> str | PathLike[str]:
     """Write a result as a sharded Zarr v3 store that xarray, rioxarray and odc-geo open with its georeference.
 
-    GDAL reads shards from 3.13 on; for an older one, write ``chunk`` and ``shard`` of the same size.
+    Open class maps with ``xr.open_zarr(path, mask_and_scale=False)``: they stay uint8, with 255 where there is no
+    data; decoded, they become floats. rioxarray looks for the CRS where ``decode_coords="all"`` puts it. GDAL reads
+    shards from 3.13 on; for an older one, write ``chunk`` and ``shard`` of the same size.
 
     Parameters
     ----------
