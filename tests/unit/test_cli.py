@@ -259,6 +259,19 @@ def test_info_of_tasks_and_weights(task: Path, tmp_path: Path) -> None:
     assert "prithvi-eo-1.0-100m" in run("info", "prithvi-eo-1.0-100m").stdout
 
 
+def test_info_reads_a_published_file_in_its_layout(tmp_path: Path) -> None:
+    import torch
+
+    source = next(spec for spec in xgfm.tasks() if spec.name == "burn-v1").weights
+    assert source is not None
+    assert source.filename is not None
+    kept = {"state_dict": {"decode_head.conv_seg.weight": torch.zeros(2, 3)}, "meta": {"lr": np.float64(0.1)}}
+    torch.save(kept, tmp_path / source.filename)  # NumPy numbers are allowed in this layout alone
+    said = run("info", tmp_path / source.filename).stdout
+    assert "burn-v1: " in said
+    assert "1, 6 parameters" in said
+
+
 def test_info_of_what_is_nothing(tmp_path: Path) -> None:
     assert "'nonsense' is neither a path that exists nor one of the names ['crop'," in fails("info", "nonsense")
     assert "no readable config.json" in fails("info", tmp_path)
