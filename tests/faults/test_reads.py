@@ -17,10 +17,16 @@ import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
 from granules import granule, read_own, with_hrefs
+from rasterio.enums import Resampling
+from rasterio.windows import Window
 from serving import Apart, Process
+from stackstac.raster_spec import RasterSpec
+from stackstac.rio_env import LayeredEnv
 
-from xgfm.cube import credentials
+from xgfm.cube import credentials, loader_stackstac
 from xgfm.cube.catalogs import save_items
+from xgfm.cube.items import normalise
+from xgfm.cube.loader_stackstac import StepReader
 from xgfm.cube.open import open_items
 from xgfm.errors import ReadError
 
@@ -196,6 +202,24 @@ def test_a_retry_by_dask_is_a_second_try(local: dict[str, Any], server: Apart, p
         Client(cluster) as client,
     ):
         assert (client.compute(cube, retries=2).result().values[0] == pixels[1]).all()
+
+
+def test_an_open_reader_tries_again_too(local: dict[str, Any], server: Apart, pixels: np.ndarray) -> None:
+    """Dask's retry meets the same reader, with its file open: the header came, the pixels did not."""
+    whole = Path(local["assets"]["B04"]["href"]).read_bytes()
+    record = normalise(with_hrefs(local, server.url()))
+    item = loader_stackstac._item("0", [record], ("red",), record.geobox, 32615)
+    reader = StepReader(
+        url=item["assets"]["red"]["href"], spec=RasterSpec(32615, record.geobox.boundingbox.bbox, (30, 30)),
+        resampling=Resampling.nearest, dtype=np.dtype("int16"), fill_value=np.int16(-9999),
+        gdal_env=LayeredEnv(always=credentials.gdal_settings(QUICK)),
+    )  # fmt: skip
+    server.put(path_of("B04"), whole[: len(whole) // 2])
+    window = Window(0, 0, 280, 300)
+    with pytest.raises(ReadError):
+        reader.read(window)
+    server.put(path_of("B04"), whole)
+    assert (reader.read(window) == pixels[1]).all()
 
 
 @BOTH

@@ -246,9 +246,10 @@ def test_a_grid_that_is_not_the_tiles_is_refused(shift: float, axis: int) -> Non
 
 
 def test_other_pixel_sizes_are_refused() -> None:
-    stated = {"proj:transform": [10, 0, 399960, 0, -10, 5200020], "proj:shape": [10980, 10980]}
-    with pytest.raises(ItemError, match="does not lie on the grid"):
-        normalise(made(**stated))
+    for shape in ([10980, 10980], [3660, 3660]):
+        stated = {"proj:transform": [10, 0, 399960, 0, -10, 5200020], "proj:shape": shape}
+        with pytest.raises(ItemError, match="does not lie on the grid"):
+            normalise(made(**stated))
 
 
 def test_another_zone_is_refused() -> None:

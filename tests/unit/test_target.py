@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from affine import Affine
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from odc.geo import geom
 from odc.geo.geobox import GeoBox
@@ -101,12 +101,26 @@ def test_a_box_in_one_zone_does_not_ask() -> None:
 
 
 @settings(deadline=None)
+@example(lon=-3.75, lat=-3.75)  # a quarter of the globe from the zone, where its projection turns back
 @given(lon=st.floats(-179, 179), lat=st.floats(-80, 80))
 def test_boxes_elsewhere_are_refused(lon: float, lat: float) -> None:
     extent = tile_geobox("15TVM").geographic_extent.boundingbox
     assume(not (extent.left - 0.2 < lon < extent.right + 0.2 and extent.bottom - 0.2 < lat < extent.top + 0.2))
     with pytest.raises(GridError, match=r"lies outside of the items' tiles \(T15TVM\), which reach from -94"):
         target_grid(ONE, Target(bbox=(lon, lat, lon + 0.1, lat + 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("tile", "lon"),
+    [("60HUD", 175.3), ("01GEL", -176.3), ("01KAB", 179.9), ("01KAB", -179.85), ("60KZF", 179.9), ("60KZF", -179.5)],
+)
+def test_tiles_at_the_antimeridian(tile: str, lon: float) -> None:
+    """Two of these cross it; either side of them can be opened, and the other side of the world cannot."""
+    lat = tile_geobox(tile).center_pixel.extent.to_crs("EPSG:4326").centroid.coords[0][1]
+    grid = target_grid([item(tile)], Target(bbox=(lon - 0.02, lat - 0.02, lon + 0.02, lat + 0.02)))
+    assert 100 < grid.shape[1] < 200
+    with pytest.raises(GridError, match="lies outside"):
+        target_grid([item(tile)], Target(bbox=(0, lat, 1, lat + 1)))
 
 
 def test_bounds_are_taken_as_they_are() -> None:
@@ -118,7 +132,9 @@ def test_bounds_are_taken_as_they_are() -> None:
         target_grid(ONE, Target(bounds=(0, 0, 300, 300)))
 
 
-@pytest.mark.parametrize(("crs", "resolution"), [("EPSG:5070", 30), ("EPSG:32616", 60), ("EPSG:4326", 0.0003)])
+@pytest.mark.parametrize(
+    ("crs", "resolution"), [("EPSG:5070", 70), ("EPSG:32616", 70), ("EPSG:32615", 70), ("EPSG:4326", 0.0007)]
+)
 def test_an_asked_lattice_is_anchored_to_its_crs(crs: str, resolution: float) -> None:
     middle = tile_geobox("15TVM").geographic_extent.centroid.coords[0]
     box = (middle[0], middle[1], middle[0] + 0.02, middle[1] + 0.03)

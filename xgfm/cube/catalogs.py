@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from xgfm.cube.items import from_cmr, tile_of, unsigned
-from xgfm.cube.target import Bounds, check_bbox
+from xgfm.cube.target import Bounds, boxes_touch, check_bbox
 from xgfm.errors import MissingExtraError, SearchError
 from xgfm.grid import parse_tile, tile_geobox
 
@@ -60,7 +60,7 @@ class Query:
             (self.collections is None or item.get("collection") in self.collections)
             and (self.max_cloud_cover is None or (cover is not None and cover <= self.max_cloud_cover))
             and (self.tile is None or tile_of(item) == self.tile)
-            and (self.bbox is None or not item.get("bbox") or _boxes_touch(self.bbox, item["bbox"]))
+            and (self.bbox is None or not item.get("bbox") or boxes_touch(self.bbox, item["bbox"]))
             and _in_interval(properties.get("datetime") or properties.get("start_datetime"), self.interval)
         )
 
@@ -195,13 +195,6 @@ def _in_interval(text: str | None, interval: Interval) -> bool:
     date = Datetime.fromisoformat(text)
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return (interval[0] is None or interval[0] <= date) and (interval[1] is None or date <= interval[1])
-
-
-def _boxes_touch(one: Bounds, other: Sequence[float]) -> bool:
-    west, south, east, north = other if len(other) == 4 else (*other[:2], *other[3:5])
-    across = west > east  # a footprint may cross the antimeridian, a query may not
-    beside = one[2] < west and one[0] > east if across else one[2] < west or one[0] > east
-    return not beside and one[1] <= north and one[3] >= south
 
 
 def _is_parquet(catalog: str) -> bool:

@@ -84,6 +84,13 @@ def check_bbox(bbox: Sequence[float]) -> Bounds:
     return west, south, east, north
 
 
+def boxes_touch(one: Bounds, other: Sequence[float]) -> bool:
+    """Whether a box in degrees touches another, which may cross the antimeridian and may hold heights."""
+    west, south, east, north = other if len(other) == 4 else (*other[:2], *other[3:5])
+    beside = one[2] < west and one[0] > east if west > east else one[2] < west or one[0] > east
+    return not beside and one[1] <= north and one[3] >= south
+
+
 def target_grid(items: Sequence[HlsItem], target: Target) -> GeoBox:
     """Choose the grid of a cube.
 
@@ -108,17 +115,17 @@ def target_grid(items: Sequence[HlsItem], target: Target) -> GeoBox:
     from odc.geo.crs import CRS
 
     if target.geobox is not None:
-        _check_overlap(items, _crs(target.geobox), target.geobox.boundingbox.bbox, "geobox=")
+        _check_overlap(items, target, _crs(target.geobox), target.geobox.boundingbox.bbox)
         return target.geobox
     crs = _common_crs(items, target) if target.crs is None else CRS(target.crs)
     resolution = target.resolution or _own_resolution(crs)
     own = crs == _crs(items[0].geobox) and resolution == TILE_RESOLUTION
     anchor = (items[0].geobox.transform.c, items[0].geobox.transform.f) if own else (0.0, 0.0)
     covered = _union([_reproject(item.geobox.boundingbox.bbox, _crs(item.geobox), crs) for item in items])
-    wanted, name = _wanted(target, crs)
+    wanted = _wanted(target, crs)
     if wanted is None:
         return _snap(covered, crs, resolution, anchor)
-    _check_overlap(items, crs, wanted, name)
+    _check_overlap(items, target, crs, wanted)
     grid = _snap(wanted, crs, resolution, anchor)
     # A box reaches over the tiles' edge: what lies there was not observed, and is cut off.
     return grid if target.bounds is not None else _intersect(grid, _snap(covered, crs, resolution, anchor))
@@ -156,13 +163,11 @@ def _four(values: Sequence[float]) -> Bounds:
     return left, bottom, right, top
 
 
-def _wanted(target: Target, crs: CRS) -> tuple[Bounds | None, str]:
-    """Asked extent in the target's CRS, and the argument that asked for it."""
+def _wanted(target: Target, crs: CRS) -> Bounds | None:
+    """Asked extent in the target's CRS."""
     if target.bounds is not None:
-        return _four(target.bounds), f"bounds={tuple(target.bounds)}"
-    if target.bbox is not None:
-        return _reproject(check_bbox(target.bbox), _lonlat(), crs), f"bbox={tuple(target.bbox)}"
-    return None, ""
+        return _four(target.bounds)
+    return None if target.bbox is None else _reproject(check_bbox(target.bbox), _lonlat(), crs)
 
 
 def _common_crs(items: Sequence[HlsItem], target: Target) -> CRS:
@@ -182,8 +187,10 @@ def _common_crs(items: Sequence[HlsItem], target: Target) -> CRS:
 
 
 def _touches_box(item: HlsItem, bbox: Bounds) -> bool:
-    bounds = _reproject(bbox, _lonlat(), _crs(item.geobox))
-    return _overlap(bounds, item.geobox.boundingbox.bbox)
+    """Whether a box in degrees touches a granule's tile; in degrees first, since UTM folds up far from its zone."""
+    if not boxes_touch(bbox, _reproject(item.geobox.boundingbox.bbox, _crs(item.geobox), _lonlat())):
+        return False
+    return _overlap(_reproject(bbox, _lonlat(), _crs(item.geobox)), item.geobox.boundingbox.bbox)
 
 
 def _own_resolution(crs: CRS) -> float:
@@ -216,8 +223,16 @@ def _overlap(one: Bounds, other: Bounds) -> bool:
     return finite and one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _check_overlap(items: Sequence[HlsItem], crs: CRS, wanted: Bounds, name: str) -> None:
-    if any(_overlap(wanted, _reproject(item.geobox.boundingbox.bbox, _crs(item.geobox), crs)) for item in items):
+def _check_overlap(items: Sequence[HlsItem], target: Target, crs: CRS, wanted: Bounds) -> None:
+    """Refuse a region that no granule's tile touches."""
+    if target.bbox is not None:
+        name, box = f"bbox={tuple(target.bbox)}", check_bbox(target.bbox)
+        items_there = [item for item in items if _touches_box(item, box)]
+    else:
+        name = "geobox=" if target.bounds is None else f"bounds={tuple(target.bounds)}"
+        grids = [(item, _reproject(item.geobox.boundingbox.bbox, _crs(item.geobox), crs)) for item in items]
+        items_there = [item for item, bounds in grids if _overlap(wanted, bounds)]
+    if items_there:
         return
     tiles = ", ".join(sorted({f"T{item.tile}" for item in items}))
     west, south, east, north = _union(
