@@ -191,7 +191,7 @@ def test_coarser_pixels_are_averages_in_both_loaders(tmp_path: Path) -> None:
     assert (one == other).all()
     pixels = read_own(item, ["B04"])[0].astype(float)
     inner = pixels[200:400, 200:400].reshape(100, 2, 100, 2).mean((1, 3))
-    assert np.corrcoef(one[0, 0, 100:200, 100:200].ravel(), inner.ravel())[0, 1] > 0.9
+    assert np.corrcoef(one[0, 0, 100:200, 100:200].ravel(), inner.ravel())[0, 1] > 0.8
 
 
 @settings(deadline=None)
