@@ -130,11 +130,13 @@ class TokenServer(Server):
 
     def answer(self, request: Request) -> tuple[int, dict[str, str], bytes]:
         if request.path.startswith("/token/"):
+            code = self.status(request.path)
+            if code != 200:
+                return code, {}, b""
             self.issued += 1
             ends = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.lifetime)
             token = {"msft:expiry": f"{ends:%Y-%m-%dT%H:%M:%SZ}", "token": f"st=1&sig={self.secret}{self.issued}"}
-            code = self.status(request.path)
-            return code, {"Content-Type": "application/json"}, json.dumps(token).encode() if code == 200 else b""
+            return 200, {"Content-Type": "application/json"}, json.dumps(token).encode()
         if request.query != f"st=1&sig={self.secret}{self.issued}":
             return 409, {}, b"PublicAccessNotPermitted"
         return super().answer(request)

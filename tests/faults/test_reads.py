@@ -31,7 +31,7 @@ from xgfm.cube.open import open_items
 from xgfm.errors import ReadError
 
 BOTH = pytest.mark.parametrize("loader", ["stackstac", "odc"])
-QUICK = {"GDAL_HTTP_RETRY_DELAY": "0.01", "GDAL_HTTP_MAX_RETRY": "3", "GDAL_HTTP_VERSION": "1.1"}
+QUICK = {"GDAL_HTTP_RETRY_DELAY": "0.01", "GDAL_HTTP_MAX_RETRY": "3"}
 NAME = "HLS.L30.T15TVM.2024123T170439.v2.0"
 CANARY = "canary0123456789"
 
@@ -384,6 +384,14 @@ def test_the_signature_is_not_in_what_is_raised(
     with pytest.raises(ReadError, match=rf"asset 'B04' of item '{NAME}'.*403") as caught:
         cube_of(local, azure, loader=loader).compute(scheduler="synchronous")
     assert CANARY not in all_of(caught.value) + caplog.text
+
+
+@BOTH
+def test_a_token_end_point_that_is_busy_is_asked_again(
+    loader: str, local: dict[str, Any], azure: Apart, pixels: np.ndarray
+) -> None:
+    azure.script("/token/hls2-l30", 504, 504)
+    assert (cube_of(local, azure, loader=loader).compute(scheduler="synchronous").values[0] == pixels).all()
 
 
 @BOTH

@@ -248,12 +248,14 @@ def test_two_zones_are_refused_before_any_read(season: list[dict[str, Any]]) -> 
 
 @pytest.mark.usefixtures("no_read")
 def test_refusals_before_any_read(season: list[dict[str, Any]]) -> None:
-    with pytest.raises(GridError, match=r"bbox=\(10, 50, 11, 51\) lies outside of the items' tiles \(T15TVM\)"):
+    with pytest.raises(GridError, match=r"bbox=\(10.0, 50.0, 11.0, 51.0\) lies outside of the items' tiles \(T15TVM\)"):
         open_items(season, bbox=(10, 50, 11, 51))
     with pytest.raises(GridError, match="crosses the antimeridian"):
         open_items(season, bbox=(179, -17, -179, -16))
     with pytest.raises(ItemError, match="there are no items to open"):
         open_items([])
+    with pytest.raises(ItemError, match=r"is a file, not items; read it with xgfm.load_items\('items.json'\)"):
+        open_items("items.json")
     with pytest.raises(ItemError, match="no item lies on tile='T16TCS'; the items are of T15TVM"):
         open_items(season, tile="T16TCS")
     with pytest.raises(XgfmError, match="loader='stackstak' is not known"):

@@ -11,6 +11,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +29,6 @@ from xgfm.grid import parse_tile, with_grid
 from xgfm.models.spec import PRITHVI_BANDS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from odc.geo.geobox import GeoBox
 
 REFLECTANCE_SCALE = 1e-4
@@ -161,6 +160,8 @@ def open_items(
         A band that is not one of the six.
     """
     target = Target(bbox, crs, resolution, bounds, geobox)
+    if isinstance(items, str | Path):
+        raise ItemError(f"items={str(items)!r} is a file, not items; read it with xgfm.load_items({str(items)!r})")
     plain = items["features"] if isinstance(items, Mapping) and "features" in items else items
     plain = [plain] if isinstance(plain, Mapping) else plain
     return _open(plain, target, tile=tile, bands=bands, mask=mask, loader=loader, chunks=chunks, gdal=gdal)

@@ -121,7 +121,7 @@ def target_grid(items: Sequence[HlsItem], target: Target) -> GeoBox:
     resolution = target.resolution or _own_resolution(crs)
     own = crs == _crs(items[0].geobox) and resolution == TILE_RESOLUTION
     anchor = (items[0].geobox.transform.c, items[0].geobox.transform.f) if own else (0.0, 0.0)
-    covered = _union([_reproject(item.geobox.boundingbox.bbox, _crs(item.geobox), crs) for item in items])
+    covered = _union([_tile_in(item, crs) for item in items])
     wanted = _wanted(target, crs)
     if wanted is None:
         return _snap(covered, crs, resolution, anchor)
@@ -212,6 +212,17 @@ def _reproject(bounds: Bounds, source: CRS, destination: CRS) -> Bounds:
     return transformer.transform_bounds(*bounds, densify_pts=41)
 
 
+def _tile_in(item: HlsItem, crs: CRS) -> Bounds:
+    """Bounds of a granule's tile in a CRS."""
+    bounds = _reproject(item.geobox.boundingbox.bbox, _crs(item.geobox), crs)
+    if not all(map(math.isfinite, bounds)):
+        raise GridError(
+            f"tile T{item.tile} of item {item.id!r} lies where {crs_name(crs)} does not reach; leave it out with tile= "
+            "or bbox=, or choose another crs="
+        )
+    return bounds
+
+
 def _union(boxes: Sequence[Bounds]) -> Bounds:
     lefts, bottoms, rights, tops = zip(*boxes, strict=True)
     return min(lefts), min(bottoms), max(rights), max(tops)
@@ -226,13 +237,12 @@ def _overlap(one: Bounds, other: Bounds) -> bool:
 def _check_overlap(items: Sequence[HlsItem], target: Target, crs: CRS, wanted: Bounds) -> None:
     """Refuse a region that no granule's tile touches."""
     if target.bbox is not None:
-        name, box = f"bbox={tuple(target.bbox)}", check_bbox(target.bbox)
-        items_there = [item for item in items if _touches_box(item, box)]
+        box = check_bbox(target.bbox)
+        name, there = f"bbox={box}", any(_touches_box(item, box) for item in items)
     else:
-        name = "geobox=" if target.bounds is None else f"bounds={tuple(target.bounds)}"
-        grids = [(item, _reproject(item.geobox.boundingbox.bbox, _crs(item.geobox), crs)) for item in items]
-        items_there = [item for item, bounds in grids if _overlap(wanted, bounds)]
-    if items_there:
+        name = "geobox=" if target.bounds is None else f"bounds={_four(target.bounds)}"
+        there = any(_overlap(wanted, _tile_in(item, crs)) for item in items)
+    if there:
         return
     tiles = ", ".join(sorted({f"T{item.tile}" for item in items}))
     west, south, east, north = _union(
