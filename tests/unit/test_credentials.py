@@ -117,7 +117,8 @@ def fail(error: Exception, href: str = NASA) -> ReadError:
 def test_failures_name_item_asset_reason_and_mend(error: Exception, message: str) -> None:
     text = str(fail(error))
     assert text.startswith(f"cannot read asset 'B02' of item 'HLS.L30.X' ({NASA}): ")
-    assert str(error) in text
+    assert f"): {str(error).removesuffix('.')}. " in text
+    assert ".." not in text
     assert message in text
 
 

@@ -42,7 +42,8 @@ PLANETARY_COMPUTER_HOSTS = ("hls2euwest.blob.core.windows.net",)
 _SECRET = re.compile(r"BEARER|HEADER|USERPWD|PASSW|SECRET|TOKEN|COOKIE|SESSION|ACCESS_KEY|SAS", re.IGNORECASE)
 
 # GDAL remembers for the life of the process that a file could not be opened, and what a bad answer held. Paths whose
-# last read failed are opened past that memory, so that a second try is one.
+# last read failed are opened past that memory, so that a second try is one. (If it fails in another way than the
+# first, GDAL may still report the first status.)
 _failed: set[str] = set()
 
 
@@ -158,7 +159,7 @@ def _plain_reason(error: BaseException) -> str:
     """What went wrong, from the innermost error: libraries wrap GDAL's own words."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _plain(str(error)) or type(error).__name__
+    return _plain(str(error)).rstrip(".") or type(error).__name__
 
 
 def _hint(href: str, reason: str) -> str:
