@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from xgfm.cube.mask import mask as mask
     from xgfm.cube.open import open_hls as open_hls
     from xgfm.cube.open import open_items as open_items
+    from xgfm.cube.simulate import simulate_season as simulate_season
+    from xgfm.figures import plot as plot
+    from xgfm.figures import plot_cube as plot_cube
     from xgfm.infer.check import check as check
     from xgfm.infer.embed import embed as embed
     from xgfm.infer.predict import predict as predict
     from xgfm.infer.reconstruct import reconstruct as reconstruct
+    from xgfm.models.folder import save_task as save_task
     from xgfm.models.handle import load_model as load_model
     from xgfm.models.handle import load_task as load_task
     from xgfm.models.handle import register_task as register_task
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
     from xgfm.models.spec import ModelSpec as ModelSpec
     from xgfm.models.spec import Statistics as Statistics
     from xgfm.models.spec import TaskSpec as TaskSpec
-    from xgfm.plot import plot as plot
     from xgfm.store.write import to_cog as to_cog
     from xgfm.store.write import to_zarr as to_zarr
 
@@ -53,13 +56,16 @@ _PUBLIC = {
     "load_model": "models.handle",
     "register_task": "models.handle",
     "tasks": "models.handle",
+    "save_task": "models.folder",
+    "simulate_season": "cube.simulate",
     "TaskSpec": "models.spec",
     "ModelSpec": "models.spec",
     "Statistics": "models.spec",
     "ClassInfo": "models.spec",
     "to_zarr": "store.write",
     "to_cog": "store.write",
-    "plot": "plot",
+    "plot": "figures",
+    "plot_cube": "figures",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

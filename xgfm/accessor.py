@@ -73,6 +73,6 @@ class GfmAccessor:
 
     def plot(self, frames: xr.DataArray | None = None, **options: Any) -> Figure:
         """Draw the map with its legend, beside the true-colour frames: `xgfm.plot`."""
-        from xgfm.plot import plot
+        from xgfm.figures import plot
 
         return plot(self._obj, frames, **options)

@@ -275,7 +275,7 @@ def _draw(store: str, png: Path) -> None:
     """Draw what is stored; the frames would have to be read again."""
     import xarray as xr
 
-    from xgfm.plot import PANELS, plot
+    from xgfm.figures import PANELS, plot
 
     result = xr.open_zarr(store, mask_and_scale=False, decode_coords="all")
     if result.sizes.get("time", 0) > PANELS:

@@ -24,8 +24,8 @@ from xgfm.cube.catalogs import load_items
 from xgfm.cube.composite import composite
 from xgfm.cube.open import open_items
 from xgfm.cube.simulate import Season, simulate_season
+from xgfm.figures import plot
 from xgfm.grid import with_grid
-from xgfm.plot import plot
 from xgfm.store.write import to_zarr
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import xarray as xr
 
+from xgfm.cf import GRID_MAPPING, axis_attrs
 from xgfm.errors import GridError
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ TILE_PIXELS = 3660
 """Rows and columns of an HLS tile."""
 TILE_RESOLUTION = 30
 """Metres."""
-GRID_MAPPING = "spatial_ref"
 
 _SQUARE = 100_000
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
@@ -201,26 +201,13 @@ def with_grid(array: Obj, geobox: GeoBox) -> Obj:
     coords = xr_coords(geobox, crs_coord_name=GRID_MAPPING, always_yx=True)
     geographic = geobox.crs is not None and geobox.crs.geographic
     for axis in ("y", "x"):
-        coords[axis].attrs = _axis_attrs(axis, geographic)
+        coords[axis].attrs = axis_attrs(axis, geographic=geographic)
     out = array.assign_coords(coords)
     variables = out.data_vars.values() if isinstance(out, xr.Dataset) else (out,)
     for variable in variables:
         if {"y", "x"} <= set(variable.dims):
             variable.encoding["grid_mapping"] = GRID_MAPPING
     return out
-
-
-def _axis_attrs(axis: str, geographic: bool) -> dict[str, str]:
-    """CF attributes of one axis."""
-    if geographic:
-        name, units = ("longitude", "degrees_east") if axis == "x" else ("latitude", "degrees_north")
-        return {"standard_name": name, "long_name": name, "units": units, "axis": axis.upper()}
-    return {
-        "standard_name": f"projection_{axis}_coordinate",
-        "long_name": f"{axis} coordinate of projection",
-        "units": "m",
-        "axis": axis.upper(),
-    }
 
 
 def _grid_mapping_attrs(cube: xr.DataArray | xr.Dataset) -> dict[str, Any]:

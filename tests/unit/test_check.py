@@ -92,6 +92,12 @@ REFUSED: list[tuple[str, Callable[[xr.DataArray], xr.DataArray], type[XgfmError]
     ("NaT", times("2024-05-01", "NaT", "2024-06-01"), FramesError, r"no date \(NaT\)"),
     ("repeated", times("2024-05-01", "2024-05-01", "2024-06-01"), FramesError, r"2024-05-01T00:00:00 stands twice"),
     ("unsorted", times("2024-06-01", "2024-05-01", "2024-07-01"), FramesError, r"not in order; cube\.sortby\('time'\)"),
+    (
+        "unused Fmask",
+        lambda c: c.assign_coords(fmask=c.isel(band=0, drop=True).astype("uint8")),
+        CubeError,
+        r"clouds are still in it; cube\.gfm\.mask\(\), or cube\.drop_vars\('fmask'\)",
+    ),
     ("no pixels", lambda c: c.isel(x=slice(0, 0)), CubeError, "no pixels"),
 ]
 

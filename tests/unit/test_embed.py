@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from toys import Handle, cube, model_spec
+from toys import Handle, cube, model_spec, task_spec
 
 import xgfm
 from xgfm.errors import FramesError, GridError, TaskError
@@ -99,3 +99,24 @@ def test_too_many_dates_and_layers_are_refused(handle: Handle) -> None:
 def test_a_cube_without_a_whole_patch_is_refused(handle: Handle) -> None:
     with pytest.raises(GridError, match="6 x 6 pixels covers no whole patch of 4 pixels; open a larger bbox"):
         embed(cube(6, 6, row=1, column=1), handle)
+
+
+def test_a_tasks_encoder_is_an_encoder() -> None:
+    """With the task's statistics and frames; what the demonstration is, is said elsewhere."""
+    task = xgfm.load_task("crop-demo")
+    c = cube(64, 64, row=0, column=0)
+    statistics = task.spec.statistics
+    mean, std = (np.array(v, "float32")[:, None, None] for v in (statistics.mean, statistics.std))
+    x = torch.from_numpy((c.values - mean) / std).movedim(0, 1)[None]
+    with torch.no_grad():
+        tokens = task.load().encoder(x)[0, 1:]
+    patches = 64 // task.spec.model.patch_size[1]
+    expected = tokens.reshape(3, patches, patches, -1).mean(0).movedim(-1, 0).numpy()
+    np.testing.assert_allclose(embed(c, "crop-demo", halo=0).values, expected, atol=1e-4)
+
+
+def test_a_module_without_an_encoder_is_refused() -> None:
+    with pytest.raises(TaskError, match="task 'toy-task' has no encoder that can be called alone"):
+        xgfm.embed(cube(), Handle(task_spec()))
+    with pytest.raises(TaskError, match="task 'crop' has no encoder"):  # its planes come in an order of their own
+        xgfm.embed(cube(), "crop")

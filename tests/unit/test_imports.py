@@ -22,7 +22,7 @@ ORDER = (
     "models",
     "infer",
     "store",
-    "plot",
+    "figures",
     "accessor",
     "__init__",
     "demo",

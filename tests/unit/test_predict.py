@@ -264,7 +264,7 @@ def test_seasons_are_mapped_one_by_one() -> None:
     assert seen.time.values.astype("datetime64[M]").tolist() == list(np.array(["2022-07", "2023-05"], "M8[M]").tolist())
     alone = [predict(c.sel(time=period), handle).toy_task for period in ("2022", slice("2023-04", "2023-06"))]
     np.testing.assert_array_equal(seen.toy_task.values, np.stack([a.values for a in alone]))
-    assert len(seen.attrs["frames"]) == 3  # the second season had three dates and is as it was
+    assert [f["dates"] for f in seen.attrs["frames"][3:]] == [["2023-04-10"], ["2023-05-10"], ["2023-06-10"]]
 
 
 def test_a_season_with_too_few_dates_is_refused_by_name() -> None:
@@ -272,3 +272,12 @@ def test_a_season_with_too_few_dates_is_refused_by_name() -> None:
         predict(cube(), Handle(task_spec()), periods=["2024-04"])
     with pytest.raises(TaskError, match=r"takes one date at a time .* leave periods= out"):
         predict(cube(), Handle(task_spec(frames=1)), periods=["2024"])
+
+
+def test_a_cube_is_refused_before_weights_are_fetched() -> None:
+    with pytest.raises(FramesError, match="'crop' takes 3 dates"):
+        xgfm.predict(cube(times=2), "crop")
+    with pytest.raises(
+        TaskError, match=r"'prithvi-eo-2\.0-300m' is an encoder and knows no classes; use cube\.gfm\.embed"
+    ):
+        xgfm.predict(cube(), "prithvi-eo-2.0-300m")

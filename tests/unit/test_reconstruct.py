@@ -66,3 +66,8 @@ def test_the_seed_chooses_the_patches(handle: Handle) -> None:
 def test_a_share_that_is_none_is_refused(handle: Handle) -> None:
     with pytest.raises(TaskError, match="mask_ratio=1: expected a share between 0 and 1"):
         xgfm.reconstruct(cube(), handle, mask_ratio=1)
+
+
+def test_a_task_reconstructs_nothing() -> None:
+    with pytest.raises(TaskError, match="'crop' is a task and reconstructs nothing; give a model"):
+        xgfm.reconstruct(cube(), "crop")

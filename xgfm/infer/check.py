@@ -96,6 +96,7 @@ def check(
     spec = _spec(task)
     array = _as_array(cube, spec)
     _check_dims(array)
+    _check_fmask(array)
     _check_bands(array, spec, allow)
     units = units_of(array, reflectance_scale)
     _check_pixel_size(geobox_of(array), spec, allow)
@@ -167,6 +168,14 @@ def _check_dims(cube: xr.DataArray) -> None:
         raise CubeError(f"the cube has no pixels: {dict(cube.sizes)}")
 
 
+def _check_fmask(cube: xr.DataArray) -> None:
+    if "fmask" in cube.coords:
+        raise CubeError(
+            "the cube carries an Fmask that was not used, so clouds are still in it; cube.gfm.mask(), or "
+            "cube.drop_vars('fmask') to map them as they are"
+        )
+
+
 def _band_message(spec: TaskSpec | ModelSpec, given: list[str]) -> str:
     expected = list(spec.bands)
     message = f"{spec.name!r} needs bands {expected}; the cube has {given}"
@@ -182,7 +191,7 @@ def _band_message(spec: TaskSpec | ModelSpec, given: list[str]) -> str:
         )
     renames = {g: _HLS_ASSETS[g] for g in given if g in _HLS_ASSETS}
     if renames:
-        l30 = dict(zip(("B05", "B06", "B07"), expected[3:], strict=True))
+        l30 = {"B05": "nir08", "B06": "swir16", "B07": "swir22"}
         return f"{message}. Name them with cube.assign_coords(band=...): on S30 {renames}, on L30 {l30}"
     return f"{message}. Load them, or name them with cube.assign_coords(band={expected})"
 

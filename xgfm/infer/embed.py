@@ -7,12 +7,14 @@ grid. Patches are anchored to the CRS like windows, so a place has the same patc
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import nn
 
 from xgfm import cf
 from xgfm.errors import FramesError, GridError, TaskError
@@ -22,14 +24,16 @@ from xgfm.infer.check import check
 from xgfm.infer.device import Precision, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import Batch, Settings, run
-from xgfm.models.handle import load_model
+from xgfm.models import registry
+from xgfm.models.handle import load_model, load_task
+from xgfm.models.quirks import published_part
+from xgfm.models.spec import ModelSpec
 from xgfm.windows import Block
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from xgfm.models.handle import ModelHandle
-    from xgfm.models.spec import ModelSpec
 
 
 DTYPES = ("float32", "float16", "int8")
@@ -42,6 +46,7 @@ class _Embed:
     """The kernel of `embed`, with its settings."""
 
     handle: ModelHandle
+    spec: ModelSpec
     layer: int
     dtype: str
     precision: str
@@ -49,16 +54,17 @@ class _Embed:
     settings: Settings
 
     def __call__(self, block: np.ndarray, place: Block, first_frame: int) -> np.ndarray:
-        spec, patch, device = self.handle.spec, self.settings.scale, pick(self.device)
+        spec, patch, device = self.spec, self.settings.scale, pick(self.device)
         window = self.settings.window // patch
         shape = ((axis.stop - axis.start) // patch for axis in (place.rows, place.columns))
         out = np.full((1, spec.embed_dim, *shape), NO_FEATURE if self.dtype == "int8" else np.nan, self.dtype)
         sample = torch.Size((1, len(spec.bands), len(block), self.settings.window, self.settings.window))
-        module: Any = ready(self.handle, device, self.precision, lambda m, x: cast("Any", m).encoder(x), sample)
+        module = ready(self.handle, device, self.precision, lambda m, x: _encoder(m)(x), sample)
+        encoder = _encoder(module)
 
         def step(batch: Batch) -> torch.Tensor:
             x = batch.x.to(dtype_of(module))
-            (tokens,) = module.encoder.forward_features(x, batch.time, batch.location, layers=[self.layer])
+            (tokens,) = encoder.forward_features(x, batch.time, batch.location, layers=[self.layer])
             n, _, features = tokens.shape
             frames = tokens[:, 1:].float().reshape(n, -1, window, window, features)
             grid: torch.Tensor = frames.mean(dim=1).movedim(-1, 1)
@@ -85,7 +91,7 @@ def quantised(features: torch.Tensor) -> torch.Tensor:
 
 def embed(
     cube: xr.DataArray | xr.Dataset,
-    model: str | ModelHandle,
+    model: str | PathLike[str] | ModelHandle,
     *,
     layer: int = -1,
     halo: int | None = None,
@@ -102,7 +108,7 @@ def embed(
     cube : DataArray or Dataset
         Dims ``(time, band, y, x)``, at most as many steps as the model was built for; they go in together.
     model : str or ModelHandle
-        Name of a published encoder, path, or what `xgfm.load_model` gave.
+        Name of a published encoder, path, or what `xgfm.load_model` gave; or a task, whose fine-tuned encoder is used.
     layer : int
         Block whose tokens are returned, as an index of a list: -1 is the last, with the final norm applied.
     halo : int, optional
@@ -123,8 +129,7 @@ def embed(
     CubeError
         The cube does not fit the model; before any read.
     """
-    handle = load_model(model) if isinstance(model, str) else model
-    spec: ModelSpec = handle.spec
+    spec = _encoder_spec(model)
     checked = check(cube, spec, allow=allow, reflectance_scale=reflectance_scale)
     check_frames(checked, spec)
     if not -spec.depth <= layer < spec.depth:
@@ -132,6 +137,7 @@ def embed(
     if dtype not in DTYPES:
         raise TaskError(f"dtype={dtype!r}: expected one of {list(DTYPES)}")
     check_precision(precision)
+    handle = _loaded(model)
     patch = spec.patch_size[1]
     checked, geobox = _whole_patches(checked, patch)
     settings = Settings(
@@ -144,7 +150,7 @@ def embed(
     out = map_windows(
         data_of(checked),
         lattice_origin(geobox),
-        _Embed(handle, layer % spec.depth, dtype, precision, device, settings),
+        _Embed(handle, spec, layer % spec.depth, dtype, precision, device, settings),
         window=spec.image_size,
         halo=_halo(spec, halo),
         frames=checked.sizes["time"],
@@ -152,7 +158,30 @@ def embed(
         dtype=dtype,
         scale=patch,
     )
-    return _array(out[0], geobox.zoom_out(patch), handle, layer)
+    return _array(out[0], geobox.zoom_out(patch), handle, spec, layer)
+
+
+def _encoder_spec(model: str | PathLike[str] | ModelHandle) -> ModelSpec:
+    """Return what an encoder takes: a model's own record, or a task's encoder with the task's input."""
+    spec = registry.spec_of(model) if isinstance(model, str | PathLike) else model.spec
+    if isinstance(spec, ModelSpec):
+        return spec
+    if "family" not in spec.architecture or "quirk" in spec.architecture:
+        raise TaskError(
+            f"task {spec.name!r} has no encoder that can be called alone (it is a module of your own, or wraps its "
+            "input); give the name of a published model"
+        )
+    return replace(spec.model, statistics=spec.statistics, frames=spec.frames, pixel_size=spec.pixel_size)
+
+
+def _loaded(model: str | PathLike[str] | ModelHandle) -> ModelHandle:
+    if not isinstance(model, str | PathLike):
+        return model
+    return load_model(model) if isinstance(registry.spec_of(model), ModelSpec) else load_task(model)
+
+
+def _encoder(module: nn.Module) -> Any:
+    return cast("Any", published_part(module)).encoder
 
 
 def check_frames(cube: xr.DataArray, spec: ModelSpec) -> None:
@@ -185,8 +214,7 @@ def _whole_patches(cube: xr.DataArray, patch: int) -> tuple[xr.DataArray, GeoBox
     return cut, geobox_of(cut)
 
 
-def _array(out: object, geobox: GeoBox, handle: ModelHandle, layer: int) -> xr.DataArray:
-    spec: ModelSpec = handle.spec
+def _array(out: object, geobox: GeoBox, handle: ModelHandle, spec: ModelSpec, layer: int) -> xr.DataArray:
     array = xr.DataArray(out, dims=("feature", "y", "x"), name="embedding").assign_coords(
         feature=np.arange(spec.embed_dim)
     )

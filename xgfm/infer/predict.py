@@ -28,7 +28,9 @@ from xgfm.infer.device import Precision, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import BATCH, Batch, Settings, run
 from xgfm.infer.layers import LAYERS, layer_count, map_layers, missing
+from xgfm.models import registry
 from xgfm.models.handle import load_task
+from xgfm.models.spec import ModelSpec
 from xgfm.windows import Block
 
 if TYPE_CHECKING:
@@ -142,8 +144,7 @@ def predict(
     TaskError
         No such task, or ``return_`` that it cannot give.
     """
-    handle = load_task(task) if isinstance(task, str | PathLike) else task
-    spec = handle.spec
+    spec = _task_spec(task)
     layers = _layers(spec, return_)
     checked = check(cube, spec, allow=allow, reflectance_scale=reflectance_scale)
     checked, times = _framed(checked, spec, periods)
@@ -151,6 +152,8 @@ def predict(
     halo = spec.halo if halo is None else halo
     _check_options(spec, halo, blend, min_valid)
     check_precision(precision)
+    # Last: it may download gigabytes, for a cube that is not refused.
+    handle = load_task(task) if isinstance(task, str | PathLike) else task
     settings = Settings(
         pixels_of(checked, spec.statistics, spec.nodata_fill, spec.nodata_units, allow),
         context_of(checked, geobox, spec.coords),
@@ -171,9 +174,20 @@ def predict(
         dtype=_dtype(layers),
         blend=blend is not None,
     )
-    how = {"halo": halo, "blend": blend, "tta": tta or None, "precision": precision}
-    how |= {"checks_left_out": sorted(allow) or None}
+    how: dict[str, Any] = {"halo": halo, "blend": blend, "tta": tta or None, "precision": precision}
+    how["checks_left_out"] = sorted(allow) or None
     return _dataset(out, checked, handle, layers, times, how)
+
+
+def _task_spec(task: str | PathLike[str] | ModelHandle) -> TaskSpec:
+    spec = registry.spec_of(task) if isinstance(task, str | PathLike) else task.spec
+    if isinstance(spec, ModelSpec):
+        raise TaskError(
+            f"{spec.name!r} is an encoder and knows no classes; use cube.gfm.embed or cube.gfm.reconstruct, or one of "
+            f"the tasks {[t.name for t in registry.tasks()]}"
+        )
+    checked: TaskSpec = spec
+    return checked
 
 
 def _framed(
@@ -188,7 +202,7 @@ def _framed(
     seasons, time = named_periods(periods), cube.coords["time"].values
     parts = [_season(cube.isel(time=season.steps(time)), spec, season) for season in seasons]
     joined = xr.concat(parts, "time", coords="minimal", compat="override", combine_attrs="override")
-    joined.attrs["frames"] = [facts for part in parts for facts in part.attrs.get("frames", [])]
+    joined.attrs["frames"] = [facts for part in parts for facts in part.attrs["frames"]]
     return joined, {"time": [season.middle.to_datetime64() for season in seasons]}
 
 
@@ -198,7 +212,11 @@ def _season(cube: xr.DataArray, spec: TaskSpec, season: Period) -> xr.DataArray:
             f"{spec.name!r} takes {spec.frames} dates at once, the cube has {cube.sizes['time']} in the period "
             f"{season.bounds}; open a longer series with datetime=, or leave the period out of periods="
         )
-    chosen = cube if cube.sizes["time"] == spec.frames else composite(cube, spec.frames, method=spec.composite)
+    if cube.sizes["time"] == spec.frames:
+        days = [str(day)[:10] for day in cube.coords["time"].values]
+        chosen = cube.assign_attrs(frames=[{"window": [day, day], "dates": [day]} for day in days])
+    else:
+        chosen = composite(cube, spec.frames, method=spec.composite)
     return chosen.drop_vars([n for n, c in chosen.coords.items() if c.dims == ("time",) and n != "time"])
 
 

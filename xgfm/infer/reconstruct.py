@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -24,12 +25,13 @@ from xgfm.infer.device import pick
 from xgfm.infer.embed import check_frames
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import Batch, Settings, run
+from xgfm.models import registry
 from xgfm.models.handle import load_model
+from xgfm.models.spec import ModelSpec
 from xgfm.windows import Block
 
 if TYPE_CHECKING:
     from xgfm.models.handle import ModelHandle
-    from xgfm.models.spec import ModelSpec
 
 _SOUTH_AND_WEST = 2**31
 """Added to lattice positions: seeds are not negative."""
@@ -76,7 +78,7 @@ class _Reconstruct:
 
 def reconstruct(
     cube: xr.DataArray | xr.Dataset,
-    model: str | ModelHandle,
+    model: str | PathLike[str] | ModelHandle,
     *,
     mask_ratio: float | None = None,
     seed: int = 0,
@@ -110,13 +112,15 @@ def reconstruct(
     CubeError
         The cube does not fit the model; before any read.
     """
-    handle = load_model(model) if isinstance(model, str) else model
-    spec: ModelSpec = handle.spec
+    spec = registry.spec_of(model) if isinstance(model, str | PathLike) else model.spec
+    if not isinstance(spec, ModelSpec):
+        raise TaskError(f"{spec.name!r} is a task and reconstructs nothing; give a model, {spec.model.name!r}")
     checked = check(cube, spec, allow=allow, reflectance_scale=reflectance_scale)
     check_frames(checked, spec)
     ratio = spec.mask_ratio if mask_ratio is None else mask_ratio
     if not 0 < ratio < 1:
         raise TaskError(f"mask_ratio={ratio}: expected a share between 0 and 1")
+    handle = load_model(model) if isinstance(model, str | PathLike) else model
     geobox, frames = geobox_of(checked), checked.sizes["time"]
     origin = lattice_origin(geobox)
     settings = Settings(

@@ -45,12 +45,20 @@ def save_model(module: nn.Module, spec: ModelSpec, folder: str | os.PathLike[str
     return _save(module, spec, "model", Path(folder))
 
 
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _save(module: nn.Module, spec: TaskSpec | ModelSpec, kind: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in published_part(module).state_dict().items()}
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
     config.unlink(missing_ok=True)  # written last, so a folder with a configuration is whole
     save_file(state, weights)
+    weights.chmod(0o666 & ~_umask())  # safetensors makes it readable by its owner alone: no good in a shared folder
     facts = {"xgfm_version": xgfm.__version__, "kind": kind, "sha256": sha256_of(weights), "spec": to_json(spec)}
     config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return folder

@@ -158,6 +158,8 @@ class PrithviEncoder(nn.Module):
 
     def __init__(self, spec: ModelSpec, *, image_size: tuple[int, int] | None = None) -> None:
         super().__init__()
+        if min(spec.embed_dim, spec.depth, spec.num_heads) < 1:
+            raise TaskError(f"model {spec.name!r} gives no sizes to build; set embed_dim, depth and num_heads")
         width, (_, ph, pw) = spec.embed_dim, spec.patch_size
         rows, columns = image_size or (spec.image_size, spec.image_size)
         self.width = width

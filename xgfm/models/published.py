@@ -10,6 +10,7 @@ from dataclasses import replace
 from xgfm.models.spec import ClassInfo, ModelSpec, Statistics, TaskSpec, WeightsSource
 
 _OWNER = "ibm-nasa-geospatial/"
+_LICENCE = "Apache-2.0"
 _V1_PAPER = "https://arxiv.org/abs/2310.18660"
 _V2_PAPER = "https://arxiv.org/abs/2412.02732"
 
@@ -46,6 +47,7 @@ _V1 = ModelSpec(
     statistics=_V1_STATISTICS,
     norm_eps=1e-6,  # of the model card's own script; its fine-tunes have 1e-5
     weights=WeightsSource("v1", _OWNER + "Prithvi-EO-1.0-100M", "Prithvi_EO_V1_100M.pt", size="454 MB"),
+    licence=_LICENCE,
     paper=_V1_PAPER,
 )
 
@@ -72,6 +74,7 @@ def _v2(
             sha256=sha256 or None,
             size=bytes_,
         ),
+        licence=_LICENCE,
         paper=_V2_PAPER,
     )
 
@@ -144,7 +147,7 @@ _V1_BLOCKS = ("Twelve encoder blocks of 12 heads; the number of heads cannot be 
 
 def _v1_task(spec: TaskSpec, repo: str, stem: str, size: str) -> TaskSpec:
     weights = WeightsSource("mmseg", _OWNER + repo, f"{stem}_Prithvi_100M.pth", size=size)
-    return replace(spec, weights=weights, paper=_V1_PAPER)
+    return replace(spec, weights=weights, licence=_LICENCE, paper=_V1_PAPER)
 
 
 _FLOOD_V1 = TaskSpec(
@@ -236,6 +239,7 @@ _FLOOD = TaskSpec(
         "Prithvi-EO-V2-300M-TL-Sen1Floods11.pt",
         size="1.3 GB",
     ),
+    licence=_LICENCE,
     paper=_V2_PAPER,
 )
 
@@ -258,6 +262,7 @@ _BURN = TaskSpec(
     weights=WeightsSource(
         "terratorch", _OWNER + "Prithvi-EO-2.0-300M-BurnScars", "Prithvi_EO_V2_300M_BurnScars.pt", size="1.3 GB"
     ),
+    licence=_LICENCE,
     paper=_V2_PAPER,
 )
 

@@ -61,15 +61,16 @@ class ModelSpec:
 
     name: str
     title: str
-    patch_size: tuple[int, int, int]
-    """(frames, rows, columns) of one token."""
-    frames: int
-    """Frames that the position table was built for."""
-    embed_dim: int
-    depth: int
-    num_heads: int
     statistics: Statistics
     bands: tuple[str, ...] = PRITHVI_BANDS
+    patch_size: tuple[int, int, int] = (1, 16, 16)
+    """(frames, rows, columns) of one token."""
+    frames: int = 1
+    """Frames that the position table was built for."""
+    embed_dim: int = 0
+    """Width of the encoder; this and the next two stay 0 for a module that is not built by this package."""
+    depth: int = 0
+    num_heads: int = 0
     image_size: int = 224
     """Rows and columns, in pixels, that the position table was built for."""
     mlp_ratio: float = 4.0
@@ -85,7 +86,8 @@ class ModelSpec:
     pixel_size: float = 30.0
     """Metres."""
     weights: WeightsSource | None = None
-    licence: str = "Apache-2.0"
+    licence: str = ""
+    """Of the weights, as SPDX names it; empty where nobody has said."""
     paper: str = ""
 
     def __post_init__(self) -> None:
@@ -145,7 +147,8 @@ class TaskSpec:
     demonstration: bool = False
     """True for a task that shows how xgfm works and is a map of nothing."""
     weights: WeightsSource | None = None
-    licence: str = "Apache-2.0"
+    licence: str = ""
+    """Of the weights, as SPDX names it; empty where nobody has said."""
     paper: str = ""
 
     @property

@@ -15,8 +15,8 @@ from odc.geo.geobox import GeoBox
 from results import CLASSES, DEGREES, NORTH, SOUTH, pixels, result
 
 from xgfm.errors import BandError, CubeError, MissingExtraError, XgfmError
+from xgfm.figures import EMPTY, plot, plot_cube
 from xgfm.grid import with_grid
-from xgfm.plot import EMPTY, plot, plot_cube
 from xgfm.store.write import to_zarr
 
 matplotlib = pytest.importorskip("matplotlib")

@@ -64,7 +64,8 @@ def plot(
     Parameters
     ----------
     result : Dataset or DataArray
-        What `predict` returned, or a store of it reopened. Dims ``(y, x)`` or ``(time, y, x)``. Computed here.
+        What `predict` returned, or a store of it reopened. Dims ``(y, x)`` or ``(time, y, x)``. Computed here. A cube
+        is drawn by `plot_cube`.
     frames : DataArray, optional
         Cube ``(time, band, y, x)`` with bands red, green and blue: one picture for each step, all stretched alike.
     variable : str, optional
@@ -84,6 +85,8 @@ def plot(
     MissingExtraError
         Where matplotlib is not installed.
     """
+    if isinstance(result, xr.DataArray) and "band" in result.dims:
+        return plot_cube(result, pixels=pixels)
     dataset = as_dataset(result)
     layer = dataset[choose_variable(dataset, variable)]
     maps = _strided(_series(layer), pixels)
