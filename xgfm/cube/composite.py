@@ -203,9 +203,10 @@ def _check(cube: xr.DataArray, method: str) -> None:
     if method not in ("median", "medoid", "clearest"):
         raise XgfmError(f"method {method!r} is not one of 'median', 'medoid', 'clearest'; give one to method=")
     if cube.dims != ("time", "band", "y", "x") or cube["time"].dtype.kind != "M":
+        dates = cube["time"].dtype if "time" in cube.coords else "no"
         raise CubeError(
-            "composite takes a cube of dims (time, band, y, x) with dates in 'time', got "
-            f"{tuple(map(str, cube.dims))} with {cube['time'].dtype if 'time' in cube.coords else 'no'} time; use cube.transpose(...) and assign_coords"
+            f"composite takes a cube of dims (time, band, y, x) with dates in 'time', got {tuple(map(str, cube.dims))} "
+            f"with {dates} time; use cube.transpose(...) and assign_coords"
         )
     if "fmask" in cube.coords:
         raise CubeError("the cube's Fmask is not used yet: cube.gfm.mask() first, or cube.drop_vars('fmask')")
