@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# CI tries the same examples every time, so that a change fails for what it did; everyone else tries new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 _SHARED = Path(os.environ.get("XGFM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
