@@ -257,3 +257,32 @@ def test_wrong_input_is_refused():
     with pytest.raises(CubeError, match=r"Fmask is not used yet: cube.gfm.mask\(\)"):
         composite(fmask)
     assert composite(mask(fmask), 1).shape == (1, 1, 2, 2)
+
+
+def test_a_composite_of_a_composite_is_refused():
+    cube = build_cube(np.ones((8, 1, 2, 2), "int16"))
+    frames = composite(cube, 4)
+    refusal = r"composite of 4 frames already \(attrs\['composite'\] and attrs\['frames'\].*composite the original series"
+    with pytest.raises(CubeError, match=refusal):
+        composite(frames, 3)
+    del frames.attrs["composite"]
+    with pytest.raises(CubeError, match="composite of 4 frames already"):
+        composite(frames, windows=["2024-04"])
+
+
+def test_items_may_be_strings_of_any_kind():
+    cube = build_cube(np.ones((4, 1, 2, 2), "int16"))
+    expected = composite(cube, 2).attrs["frames"]
+    assert expected[0]["items"] == ["item-0", "item-1"]
+    for dtype in (np.dtypes.StringDType(), object):
+        assert composite(cube.assign_coords(item=cube["item"].astype(dtype)), 2).attrs["frames"] == expected
+
+
+@settings(deadline=None)
+@given(seasons())
+def test_missing_as_nan_is_the_same_up_to_rounding(pixels):
+    cube = build_cube(pixels)
+    whole, decoded = composite(cube, 1), composite(cube.where(cube != NODATA).astype("float32"), 1)
+    assert decoded.attrs["nodata"] == NODATA
+    np.testing.assert_array_equal(decoded == NODATA, whole == NODATA)
+    assert (np.abs(decoded - whole) <= 0.5).all()

@@ -65,7 +65,7 @@ def composite(
     Raises
     ------
     CubeError
-        If the cube is not ``(time, band, y, x)`` with dates, or carries an Fmask that was not used.
+        If the cube is not ``(time, band, y, x)`` with dates, carries an Fmask that was not used, or is a composite.
     FramesError
         If a window holds no date, or "clearest" has nothing to decide by.
     """
@@ -210,6 +210,13 @@ def _check(cube: xr.DataArray, method: str) -> None:
         )
     if "fmask" in cube.coords:
         raise CubeError("the cube's Fmask is not used yet: cube.gfm.mask() first, or cube.drop_vars('fmask')")
+    made = [f"attrs[{name!r}]" for name in ("composite", "frames") if name in cube.attrs]
+    if made:
+        raise CubeError(
+            f"the cube is a composite of {cube.sizes['time']} frames already ({' and '.join(made)} say so), and a "
+            "composite of composites would not know its dates; composite the original series into the number you need, "
+            "composite(series, frames=...)"
+        )
     if not cube.sizes["time"] or np.isnat(cube["time"].values).any():
         raise FramesError(f"composite needs a date at each of at least one time step, got {cube['time'].values}")
 
@@ -252,7 +259,8 @@ def _wrap(
 
 def _facts(cube: xr.DataArray, period: Period, steps: NDArray[np.intp]) -> dict[str, Any]:
     dates = np.unique(cube["time"].values[steps].astype("datetime64[D]")).astype(str).tolist()
-    items = {"items": cube["item"].values[steps].astype(str).tolist()} if "item" in cube.coords else {}
+    # One by one: what a Zarr store gives back may be StringDType, which knows no cast to str.
+    items = {"items": [str(name) for name in cube["item"].values[steps]]} if "item" in cube.coords else {}
     return {"window": period.bounds, "dates": dates, **items}
 
 
