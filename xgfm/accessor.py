@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import xarray as xr
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
-    from matplotlib.figure import Figure
+class _Forward:
+    """A method that calls a function of this package with the object first.
 
-    from xgfm.models.handle import ModelHandle
+    The function is imported when the method is used, so that ``import xgfm`` stays light; what a notebook shows of the
+    method is the function's own signature and docstring.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+
+    def __get__(self, accessor: GfmAccessor | None, owner: type) -> Callable[..., Any]:
+        function = getattr(importlib.import_module(f"xgfm.{self.module}"), self.name)
+        if accessor is None:
+            forwarded: Callable[..., Any] = function
+            return forwarded
+
+        def method(*args: Any, **options: Any) -> Any:
+            return function(accessor._obj, *args, **options)
+
+        method.__name__ = method.__qualname__ = self.name
+        method.__doc__ = function.__doc__
+        signature = inspect.signature(function)
+        method.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+        return method
 
 
 @xr.register_dataarray_accessor("gfm")
@@ -21,58 +43,18 @@ class GfmAccessor:
     """Geospatial foundation models on a cube ``(time, band, y, x)``, and what can be done with their results."""
 
     def __init__(self, obj: xr.DataArray | xr.Dataset) -> None:
-        self._obj: Any = obj  # each function says which of the two it takes
+        self._obj = obj
 
-    def check(self, task: str | ModelHandle, **options: Any) -> xr.DataArray:
-        """Refuse a cube that does not fit a task, before any read: `xgfm.check`."""
-        from xgfm.infer.check import check
+    def __repr__(self) -> str:
+        methods = ", ".join(name for name, value in vars(type(self)).items() if isinstance(value, _Forward))
+        return f"<xgfm of {type(self._obj).__name__} {dict(self._obj.sizes)}: {methods}>"
 
-        return check(self._obj, task, **options)
-
-    def mask(self, bits: Sequence[str] | None = None) -> xr.DataArray:
-        """Write nodata where the Fmask says so: `xgfm.mask`."""
-        from xgfm.cube.mask import DEFAULT_BITS, mask
-
-        return mask(self._obj, DEFAULT_BITS if bits is None else bits)
-
-    def composite(self, frames: int = 3, **options: Any) -> xr.DataArray:
-        """Turn a long series into a few frames: `xgfm.composite`."""
-        from xgfm.cube.composite import composite
-
-        return composite(self._obj, frames, **options)
-
-    def predict(self, task: str | ModelHandle, **options: Any) -> xr.Dataset:
-        """Map what a task predicts, lazily: `xgfm.predict`."""
-        from xgfm.infer.predict import predict
-
-        return predict(self._obj, task, **options)
-
-    def embed(self, model: str | ModelHandle, **options: Any) -> xr.DataArray:
-        """Return a model's features on its patch grid, lazily: `xgfm.embed`."""
-        from xgfm.infer.embed import embed
-
-        return embed(self._obj, model, **options)
-
-    def reconstruct(self, model: str | ModelHandle, **options: Any) -> xr.Dataset:
-        """Return a masked autoencoder's reconstruction, lazily: `xgfm.reconstruct`."""
-        from xgfm.infer.reconstruct import reconstruct
-
-        return reconstruct(self._obj, model, **options)
-
-    def to_zarr(self, path: str | Path, **options: Any) -> Any:
-        """Write a sharded Zarr store that climate tools open: `xgfm.to_zarr`."""
-        from xgfm.store.write import to_zarr
-
-        return to_zarr(self._obj, path, **options)
-
-    def to_cog(self, path: str | Path, **options: Any) -> Any:
-        """Write a cloud-optimised GeoTIFF: `xgfm.to_cog`."""
-        from xgfm.store.write import to_cog
-
-        return to_cog(self._obj, path, **options)
-
-    def plot(self, frames: xr.DataArray | None = None, **options: Any) -> Figure:
-        """Draw the map with its legend, beside the true-colour frames: `xgfm.plot`."""
-        from xgfm.figures import plot
-
-        return plot(self._obj, frames, **options)
+    check = _Forward("infer.check", "check")
+    mask = _Forward("cube.mask", "mask")
+    composite = _Forward("cube.composite", "composite")
+    predict = _Forward("infer.predict", "predict")
+    embed = _Forward("infer.embed", "embed")
+    reconstruct = _Forward("infer.reconstruct", "reconstruct")
+    to_zarr = _Forward("store.write", "to_zarr")
+    to_cog = _Forward("store.write", "to_cog")
+    plot = _Forward("figures", "plot")

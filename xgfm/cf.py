@@ -6,6 +6,7 @@ with coordinates, attributes and encoding in place. Nothing here reads a pixel; 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
@@ -139,7 +140,7 @@ def like(
     spec : TaskSpec, optional
         The task; without one (embeddings) variables keep their own attributes.
     facts : mapping, optional
-        JSON values for the Dataset's attributes: task, model, digest, frames.
+        JSON values for the Dataset's attributes: task, model, digest, frames. Records become JSON text (`frames_of`).
 
     Returns
     -------
@@ -166,8 +167,24 @@ def like(
         variable.attrs = {**kept, **attrs}
         variable.encoding = {**fill_encoding(variable.dtype), "grid_mapping": GRID_MAPPING}
     title = {} if spec is None else {"title": spec.title or spec.name}
-    out.attrs = {**title, **out.attrs, **(facts or {}), "Conventions": CONVENTIONS}
+    legal = {name: _legal(value) for name, value in (facts or {}).items()}
+    out.attrs = {**title, **out.attrs, **legal, "Conventions": CONVENTIONS}
     return out
+
+
+def frames_of(attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the attribute ``frames`` of a cube or a result says: window, dates and items of each frame."""
+    frames = attrs.get("frames") or []
+    return json.loads(frames) if isinstance(frames, str) else list(frames)
+
+
+def _legal(value: Any) -> Any:
+    """Return a fact as an attribute that netCDF can hold as well: no booleans, and records as JSON text."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value)):
+        return json.dumps(value)
+    return value
 
 
 def _check_grid(out: xr.Dataset, grid: xr.DataArray | xr.Dataset) -> None:

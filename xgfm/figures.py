@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xgfm.cf import NODATA
+from xgfm.cf import NODATA, frames_of
 from xgfm.errors import BandError, CubeError, MissingExtraError
 from xgfm.grid import geobox_of
 from xgfm.store.layout import as_dataset, choose_variable
@@ -188,7 +188,7 @@ def _stretch(seen: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarr
 
 def _frame_titles(cube: xr.DataArray) -> list[str]:
     """The window that each frame stands for, or its date."""
-    facts = cube.attrs.get("frames", [])
+    facts = frames_of(cube.attrs)
     if len(facts) == cube.sizes["time"]:
         return [_period([str(d) for d in fact["window"]]) for fact in facts]
     return [str(t)[:10] for t in cube.time.values]
@@ -218,7 +218,7 @@ def _map_titles(maps: xr.DataArray, facts: Mapping[str, Any]) -> list[str]:
     name = textwrap.fill(str(maps.attrs.get("long_name", maps.name)), TITLE)
     if "time" in maps.coords:
         return [f"{name}\n{str(t)[:10]}" for t in maps.time.values.reshape(-1)]
-    windows = [str(d) for fact in facts.get("frames") or [] for d in fact.get("window", [])]
+    windows = [str(d) for fact in frames_of(facts) for d in fact.get("window", [])]
     return [f"{name}\n{_period(windows or facts.get('dates', []))}".rstrip()] * maps.sizes["time"]
 
 

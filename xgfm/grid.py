@@ -228,7 +228,7 @@ def _crs_of(cube: xr.DataArray | xr.Dataset) -> CRS:
     if not text:
         raise GridError(
             "the cube has no CRS: there is no 'spatial_ref' coordinate with crs_wkt; "
-            "attach one with xgfm.grid.with_grid(cube, geobox) or cube.odc.assign_crs('EPSG:...')"
+            "reopen a store with decode_coords='all', or attach one with cube.odc.assign_crs('EPSG:...')"
         )
     try:
         return CRS(text)

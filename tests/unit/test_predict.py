@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from toys import Handle, Positional, cube, task_spec
 
 import xgfm
-from xgfm.errors import FramesError, TaskError, UnitsError
+from xgfm.cf import frames_of
+from xgfm.errors import CubeError, FramesError, TaskError, UnitsError
 
 predict = partial(xgfm.predict, precision="fp32")  # bf16 is test_precision.py's
 
@@ -171,7 +173,7 @@ def test_tasks_of_one_frame_keep_time() -> None:
 
 def test_more_dates_than_frames_are_composited_and_said() -> None:
     result = predict(cube(times=4), Handle(task_spec(frames=3)))
-    dates = [d for frame in result.attrs["frames"] for d in frame["dates"]]
+    dates = [d for frame in frames_of(result.attrs) for d in frame["dates"]]
     assert sorted(dates) == ["2024-04-03", "2024-07-02", "2024-09-25", "2024-10-11"]
 
 
@@ -264,7 +266,7 @@ def test_seasons_are_mapped_one_by_one() -> None:
     assert seen.time.values.astype("datetime64[M]").tolist() == list(np.array(["2022-07", "2023-05"], "M8[M]").tolist())
     alone = [predict(c.sel(time=period), handle).toy_task for period in ("2022", slice("2023-04", "2023-06"))]
     np.testing.assert_array_equal(seen.toy_task.values, np.stack([a.values for a in alone]))
-    assert [f["dates"] for f in seen.attrs["frames"][3:]] == [["2023-04-10"], ["2023-05-10"], ["2023-06-10"]]
+    assert [f["dates"] for f in frames_of(seen.attrs)[3:]] == [["2023-04-10"], ["2023-05-10"], ["2023-06-10"]]
 
 
 def test_a_season_with_too_few_dates_is_refused_by_name() -> None:
@@ -281,3 +283,41 @@ def test_a_cube_is_refused_before_weights_are_fetched() -> None:
         TaskError, match=r"'prithvi-eo-2\.0-300m' is an encoder and knows no classes; use cube\.gfm\.embed"
     ):
         xgfm.predict(cube(), "prithvi-eo-2.0-300m")
+
+
+def test_a_result_goes_into_netcdf_as_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("netCDF4", reason="the netCDF writer is not installed")
+    result = predict(cube(times=4), Handle(task_spec(demonstration=True)), return_=["class", "probability"])
+    result.to_netcdf(tmp_path / "map.nc")
+    with xr.open_dataset(tmp_path / "map.nc", mask_and_scale=False) as reopened:
+        np.testing.assert_array_equal(reopened.toy_task, result.toy_task)
+        assert reopened.attrs["demonstration"] == 1
+        assert frames_of(reopened.attrs) == frames_of(result.attrs)
+
+
+def test_what_the_images_were_is_taken_over() -> None:
+    c = cube().assign_attrs(attribution="HLS, NASA LP DAAC", simulated=1, masked_by=["cloud"])
+    seen = predict(c, Handle(task_spec())).attrs
+    assert (seen["attribution"], seen["simulated"], seen["masked_by"]) == ("HLS, NASA LP DAAC", 1, ["cloud"])
+
+
+def test_a_module_of_another_shape_is_named() -> None:
+    class Flat(Positional):
+        def forward(self, x: torch.Tensor, time: Any = None, location: Any = None) -> torch.Tensor:
+            return x[:, 0, 0]
+
+    with pytest.raises(
+        TaskError, match=r"answers with shape \(\d+, 16, 16\) .* expected \(B, K, H, W\) = \(\d+, 3, 16, 16\)"
+    ):
+        predict(cube(), Handle(task_spec(), Flat())).compute()
+
+
+def test_a_dataset_that_holds_a_cube_is_named() -> None:
+    with pytest.raises(CubeError, match=r"holds the cube as a variable; take it out: ds\['hls'\]"):
+        predict(cube().to_dataset(), Handle(task_spec()))
+
+
+def test_numbers_packed_by_another_sensor_are_unpacked_or_refused() -> None:
+    c, handle = cube(), Handle(task_spec())
+    packed = c.drop_attrs(deep=False).assign_attrs(scale_factor=1e-4, nodata=-9999)
+    xr.testing.assert_equal(predict(packed, handle).toy_task, predict(c, handle).toy_task)

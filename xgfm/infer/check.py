@@ -124,13 +124,37 @@ def units_of(cube: xr.DataArray, reflectance_scale: float | None = None) -> Unit
             f"reflectance_scale={reflectance_scale:g} was given, but the cube's attributes say {declared:g}; "
             "leave the argument out, or correct cube.attrs['reflectance_scale']"
         )
-    scale = reflectance_scale if reflectance_scale is not None else declared
+    scale = _packed(cube, reflectance_scale if reflectance_scale is not None else declared)
     if scale is None and (kind == "f" or cube.dtype.itemsize == 1):
         raise UnitsError(
             f"a cube of {cube.dtype} does not say its units; give reflectance_scale=1 for reflectance 0-1, "
             "1e-4 for reflectance x 10000, 1/255 for reflectance x 255"
         )
     return Units(float(HLS_SCALE if scale is None else scale), _nodata(cube))
+
+
+def _packed(cube: xr.DataArray, scale: float | None) -> float | None:
+    """Return the scale of packed values that were not unpacked, as files of other sensors declare it.
+
+    Raises
+    ------
+    UnitsError
+        Where there is an offset, or another scale than the one that is given.
+    """
+    factor, offset = (
+        float(cube.attrs.get(name, default)) for name, default in (("scale_factor", 1), ("add_offset", 0))
+    )
+    if offset:
+        raise UnitsError(
+            f"the cube's attributes say add_offset={offset:g} and scale_factor={factor:g}: no scale alone makes its "
+            f"numbers reflectance; unpack them, cube.where(cube != nodata) * {factor:g} + {offset:g}, without these "
+            "attributes, and give reflectance_scale=1"
+        )
+    if factor != 1 and scale is not None and not np.isclose(factor, scale):
+        raise UnitsError(
+            f"the cube's attributes say scale_factor={factor:g}, but reflectance_scale={scale:g}; correct one of them"
+        )
+    return scale if factor == 1 else factor
 
 
 def _nodata(cube: xr.DataArray) -> float | None:
@@ -152,6 +176,9 @@ def _as_array(cube: xr.DataArray | xr.Dataset, spec: TaskSpec | ModelSpec) -> xr
     if isinstance(cube, xr.DataArray):
         return cube
     missing = [b for b in spec.bands if b not in cube]
+    cubes = [str(name) for name, variable in cube.data_vars.items() if "band" in variable.dims]
+    if missing and cubes:
+        raise CubeError(f"the Dataset holds the cube as a variable; take it out: ds[{cubes[0]!r}]")
     if missing:
         raise BandError(_band_message(spec, [str(v) for v in cube.data_vars]))
     stacked = cube[list(spec.bands)].to_dataarray("band")
@@ -213,11 +240,16 @@ def _check_bands(cube: xr.DataArray, spec: TaskSpec | ModelSpec, allow: Collecti
 
 def _check_pixel_size(geobox: GeoBox, spec: TaskSpec | ModelSpec, allow: Collection[str]) -> None:
     size = pixel_size_m(geobox)
-    if "pixel_size" not in allow and not 0.8 <= size / spec.pixel_size <= 1.25:
-        raise GridError(
-            f"the cube's pixels are {size:.3g} m, {spec.name!r} was trained at {spec.pixel_size:g} m; open the cube "
-            f"with resolution={spec.pixel_size:g}, or allow=['pixel_size'] to use it as it is"
-        )
+    if "pixel_size" in allow or 0.8 <= size / spec.pixel_size <= 1.25:
+        return
+    if size > spec.pixel_size:
+        mend = "resampling adds no detail: use images of that size"
+    else:
+        mend = f"open the cube with resolution={spec.pixel_size:g}"
+    raise GridError(
+        f"the cube's pixels are {size:.3g} m, {spec.name!r} was trained at {spec.pixel_size:g} m; {mend}, or "
+        "allow=['pixel_size'] to use it as it is"
+    )
 
 
 def _check_frames(cube: xr.DataArray, spec: TaskSpec | ModelSpec) -> None:

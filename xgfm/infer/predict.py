@@ -61,6 +61,12 @@ class _Predict:
         def ask(x: torch.Tensor, batch: Batch) -> torch.Tensor:
             told = {"time": batch.time, "location": batch.location}
             said: torch.Tensor = module(x, **{k: v for k, v in told.items() if v is not None})
+            wanted = (len(x), max(len(spec.classes), 1), *x.shape[-2:])
+            if tuple(said.shape) != wanted:
+                raise TaskError(
+                    f"the module of task {spec.name!r} answers with shape {tuple(said.shape)} to an input of "
+                    f"{tuple(x.shape)}; expected (B, K, H, W) = {wanted}, K the task's classes"
+                )
             return said.float()
 
         def step(batch: Batch) -> torch.Tensor:
@@ -298,15 +304,17 @@ def _plane(block: np.ndarray, *, index: tuple[Any, ...], to: Any) -> np.ndarray:
 
 def _facts(cube: xr.DataArray, spec: TaskSpec) -> dict[str, Any]:
     """What the map was made of, as JSON values."""
+    frames = cube.attrs.get("frames")
     facts = {
         "task": spec.name,
+        "task_licence": spec.licence or None,
         "demonstration": spec.demonstration or None,
-        "dates": [str(t)[:19] for t in cube.coords["time"].values],
-        "frames": cube.attrs.get("frames"),
-        "masked_by": cube.attrs.get("masked_by"),
-        "licence": spec.licence,
+        "frames": frames,
+        # Of a composite they are the middles of its windows; what was seen when stands in the frames.
+        "dates": [str(t)[:19] for t in cube.coords["time"].values] if frames is None else None,
     }
-    return _given(facts)
+    taken_over = {name: cube.attrs.get(name) for name in ("masked_by", "attribution", "simulated")}
+    return _given({**facts, **taken_over})
 
 
 def _given(facts: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import xarray as xr
 
+from xgfm.cf import frames_of
 from xgfm.errors import XgfmError
 from xgfm.grid import geobox_of, pixel_size_m
 
@@ -58,6 +59,6 @@ def about_store(path: str) -> list[tuple[str, str]]:
 
 
 def _fact(key: str, value: Any) -> str:
-    if key == "frames" and all("window" in frame for frame in value):
-        return ", ".join(" to ".join(frame["window"]) for frame in value)
+    if key == "frames":
+        return ", ".join(" to ".join(frame["window"]) for frame in frames_of({key: value}) if "window" in frame)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
