@@ -72,7 +72,7 @@ def register_task(spec: TaskSpec, build: Builder | None = None, weights: str | o
     if build is None and weights is None:
         raise TaskError(f"task {spec.name!r} would have random weights; give build= or weights=")
     if isinstance(build, type) or hasattr(build, "parameters"):
-        raise TaskError(f"build= of task {spec.name!r} is a module; give a function of the record: build=lambda spec: M()")
+        raise TaskError(f"build= of task {spec.name!r} is a module; give a function of its record: lambda spec: M()")
     source = None if weights is None else _file_source(Path(weights))
     _REGISTERED[spec.name] = Entry(spec, source, _layout(spec), build=build)
 
