@@ -11,6 +11,8 @@ from xgfm.errors import UnitsError
 
 _BRIGHTEST, _DARKEST = 2.0, 0.002
 """Reflectances that a block's mean never exceeds, and its maximum never stays below, unless its units are wrong."""
+_SAMPLE = 1 << 14
+"""Pixels of a block that are looked at to judge its units."""
 _FEW = 64
 """Valid values under which a block says nothing about its units."""
 
@@ -45,7 +47,9 @@ def check_values(block: np.ndarray, pixels: Pixels) -> None:
     """
     if not pixels.check_values:
         return
-    values = block[_valid(block, pixels.nodata)]
+    step = max(1, int((block.shape[-2] * block.shape[-1] / _SAMPLE) ** 0.5))
+    sample = block[..., ::step, ::step]  # wrong units are wrong everywhere
+    values = sample[_valid(sample, pixels.nodata)]
     if values.size < _FEW:
         return
     scale = pixels.reflectance_scale
@@ -86,10 +90,16 @@ def normalise(block: np.ndarray, pixels: Pixels, device: str, *, frames: int) ->
     if device.startswith("cuda"):
         raw = raw.pin_memory()
     raw = raw.to(device, non_blocking=True).reshape(-1, frames, *raw.shape[1:])  # (group, T, C, y, x)
+    mean, std = (torch.tensor(v, dtype=torch.float64, device=device)[:, None, None] for v in (pixels.mean, pixels.std))
+    x = raw.to(torch.float32).mul_((pixels.factor / std).float()).sub_((mean / std).float())
+    there = _there(raw, pixels.nodata)
+    valid = there.all(dim=2).all(dim=1)
+    if not valid.all():
+        fill = torch.full_like(mean, pixels.fill) if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
+        x = torch.where(there, x, fill.float())
+    return x.movedim(1, 2), valid
+
+
+def _there(raw: torch.Tensor, nodata: float | None) -> torch.Tensor:
     there = torch.isfinite(raw) if raw.is_floating_point() else torch.ones_like(raw, dtype=torch.bool)
-    if pixels.nodata is not None and np.isfinite(pixels.nodata):
-        there &= raw != pixels.nodata
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (pixels.mean, pixels.std))
-    fill = torch.full_like(mean, pixels.fill) if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
-    x = torch.where(there, (raw.to(torch.float32) * pixels.factor - mean) / std, fill)
-    return x.movedim(1, 2), there.all(dim=2).all(dim=1)
+    return there if nodata is None or not np.isfinite(nodata) else there.logical_and_(raw != nodata)
