@@ -109,7 +109,7 @@ def test_any_api_by_url(api: StacApi) -> None:
 def test_an_empty_search(api: StacApi) -> None:
     with pytest.raises(
         SearchError,
-        match=r"no HLS granule in catalog='lpcloud' for bbox=.*, datetime='2023', .*; widen datetime= or bbox=",
+        match=r"no HLS granule in catalog='lpcloud' for bbox=[^=]*, datetime='2023'; widen bbox= or widen datetime=$",
     ):
         search(BOX, "2023")
 
@@ -222,6 +222,7 @@ def test_geoparquet_of_the_real_archive_item(shared_data: Path, tmp_path: Path) 
 
 def test_geoparquet_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "stac_geoparquet.arrow", None)
+    (tmp_path / "items.parquet").touch()
     with pytest.raises(MissingExtraError, match=r'needs stac-geoparquet.*pip install "xgfm\[geoparquet\]"'):
         search(BOX, catalog=tmp_path / "items.parquet")
 
@@ -292,3 +293,21 @@ def test_what_is_no_period_is_refused(text: Any) -> None:
 def test_boxes(box: Any, footprint: list[float], touch: bool) -> None:
     query = Query(box, (None, None), None, None, None)
     assert query.matches({"properties": {}, "bbox": footprint}) is touch
+
+
+@pytest.mark.parametrize("name", ["items.json", "Items.GeoJSON", "items.parquet", "items.geoparquet"])
+def test_a_file_that_is_not_there_is_refused_as_such(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    for read in (load_items, lambda where: search(catalog=where), lambda where: search(BOX, catalog=str(where))):
+        with pytest.raises(SearchError, match=f"there is no file '{path}'.*catalog= a file of items that is there"):
+            read(path)
+
+
+def test_an_empty_search_of_a_file_says_what_was_asked(tmp_path: Path) -> None:
+    save_items([], tmp_path / "none.json")
+    with pytest.raises(SearchError, match=r"no HLS granule in catalog='.*none.json'; give another catalog=$"):
+        search(catalog=tmp_path / "none.json")
+    asked = {"tile": "T15TVM", "max_cloud_cover": 5, "collections": ["a"]}
+    mends = "check tile= or raise max_cloud_cover= or name other collections="
+    with pytest.raises(SearchError, match=f"for tile='T15TVM', max_cloud_cover=5, .*; {mends}$"):
+        search(catalog=tmp_path / "none.json", **asked)

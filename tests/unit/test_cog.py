@@ -137,3 +137,11 @@ def test_a_taken_path_is_refused_and_kept(tmp_path: Path) -> None:
 def test_no_crs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GridError, match="no CRS"):
         to_cog(result().drop_vars("spatial_ref"), tmp_path / "map.tif")
+
+
+@pytest.mark.parametrize("name", ["map.zarr", "map.ZARR/"])
+def test_the_name_of_a_store_is_refused(tmp_path: Path, name: str) -> None:
+    where = f"{tmp_path}/{name}"
+    with pytest.raises(WriteError, match=r"name of a Zarr store.*path='.*/map\.tif'.*xgfm\.to_zarr\(result, "):
+        to_cog(result(), where)
+    assert list(tmp_path.iterdir()) == []

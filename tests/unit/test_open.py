@@ -254,7 +254,7 @@ def test_refusals_before_any_read(season: list[dict[str, Any]]) -> None:
         open_items(season, bbox=(179, -17, -179, -16))
     with pytest.raises(ItemError, match="there are no items to open"):
         open_items([])
-    with pytest.raises(ItemError, match=r"is a file, not items; read it with xgfm.load_items\('items.json'\)"):
+    with pytest.raises(SearchError, match=r"there is no file 'items\.json'"):
         open_items("items.json")
     with pytest.raises(ItemError, match="no item lies on tile='T16TCS'; the items are of T15TVM"):
         open_items(season, tile="T16TCS")
@@ -329,3 +329,29 @@ def test_it_writes_to_zarr_as_it_is(season: list[dict[str, Any]], tmp_path: Path
     back = xr.open_zarr(tmp_path / "cube.zarr", decode_coords="all")["hls"]
     assert (back.values == cube.values).all()
     assert geobox_of(back) == geobox_of(cube)
+
+
+@pytest.mark.usefixtures("no_read")
+def test_a_file_of_items_is_opened(season: list[dict[str, Any]], tmp_path: Path) -> None:
+    save_items(season, tmp_path / "items.json")
+    expected = open_items(season)
+    for path in (tmp_path / "items.json", str(tmp_path / "items.json")):
+        assert open_items(path)["item"].values.tolist() == expected["item"].values.tolist()
+
+
+@pytest.mark.usefixtures("no_read")
+def test_attribution_names_who_made_it(season: list[dict[str, Any]]) -> None:
+    archive = "HLS, NASA LP DAAC. Contains modified Copernicus Sentinel data 2024."
+    real = open_items(season).attrs
+    assert real["attribution"] == archive
+    assert "simulated" not in real
+    made = [{**item, "properties": {**item["properties"], "xgfm:simulated": True}} for item in season]
+    attrs = open_items(made).attrs
+    assert attrs["attribution"] == "simulated by xgfm; not an observation."
+    assert attrs["simulated"] == 1
+    assert attrs["long_name"].startswith("simulated HLS")
+    both = open_items([*season[:2], made[2]]).attrs
+    assert both["attribution"] == f"{archive} simulated by xgfm; not an observation."
+    assert both["simulated"] == 1
+    older = {**season[2], "properties": {**season[2]["properties"], "datetime": "2022-06-10T17:04:40Z"}}
+    assert "Sentinel data 2022-2024." in open_items([*season[:2], older]).attrs["attribution"]

@@ -71,7 +71,10 @@ def test_items_have_the_shape_of_cmr_stac(tmp_path, geobox, shared_data, sensor)
     like = next(one for one in real if f".{sensor}." in one["id"])
     assert set(item) == set(like)
     assert item["collection"] == like["collection"]
-    assert set(item["properties"]) == set(like["properties"]) - {"storage:schemes"}
+    said = set(item["properties"]) - {"xgfm:simulated", "attribution"}
+    assert said == set(like["properties"]) - {"storage:schemes"}
+    assert item["properties"]["xgfm:simulated"] is True
+    assert "simulated by xgfm" in item["properties"]["attribution"]
     assert set(item["assets"]) <= set(like["assets"])
     assert all(set(asset) == set(like["assets"][key]) for key, asset in item["assets"].items())
     assert item["properties"]["datetime"] == "2024-05-08T17:04:39.336Z"

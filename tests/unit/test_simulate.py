@@ -74,6 +74,8 @@ def test_the_archives_way_to_the_cube_gives_the_same_cube(season):
         np.testing.assert_array_equal(read[name].values, cube[name].values, err_msg=name)
     np.testing.assert_array_equal(read.values, cube.values)
     assert read["spatial_ref"].attrs["GeoTransform"] == cube["spatial_ref"].attrs["GeoTransform"]
+    assert read.attrs["attribution"] == cube.attrs["attribution"]
+    assert read.attrs["simulated"] == cube.attrs["simulated"] == 1
 
 
 def test_the_season_lies_on_the_lattice_of_its_tile(season):

@@ -396,3 +396,14 @@ def test_through_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_words_of_cf_and_store_agree() -> None:
     assert prepared(result()).attrs["Conventions"] == cf.CONVENTIONS
+
+
+@pytest.mark.parametrize("name", ["map.tif", "map.TIFF", "map.tif/"])
+def test_the_name_of_a_geotiff_is_refused(tmp_path: Path, name: str) -> None:
+    where = f"{tmp_path}/{name}"
+    with pytest.raises(WriteError, match=r"name of a GeoTIFF.*path='.*/map\.zarr'.*xgfm\.to_cog\(result, '.*map"):
+        to_zarr(result(), where)
+    with pytest.raises(WriteError, match="is the name of a GeoTIFF"):
+        to_zarr(result(), "memory://here/map.tif")
+    assert list(tmp_path.iterdir()) == []
+    to_zarr(result(), tmp_path / "map.tif.zarr")

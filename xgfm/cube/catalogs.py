@@ -26,6 +26,8 @@ Interval = tuple[Datetime | None, Datetime | None]
 COLLECTIONS = ("HLSL30_2.0", "HLSS30_2.0", "hls2-l30", "hls2-s30")
 """Of HLS v2.0 surface reflectance, as the known catalogues name them."""
 
+_FILES = (".json", ".geojson", ".parquet", ".geoparquet")
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -106,10 +108,9 @@ def search(
         A box that is not one, or crosses the antimeridian.
     """
     wanted = None if tile is None else parse_tile(tile)
-    if bbox is None and wanted is not None:
-        bbox = tile_geobox(wanted).geographic_extent.boundingbox.bbox
+    around = tile_geobox(wanted).geographic_extent.boundingbox.bbox if bbox is None and wanted is not None else bbox
     query = Query(
-        None if bbox is None else check_bbox(bbox),
+        None if around is None else check_bbox(around),
         parse_interval(datetime),
         None if collections is None else tuple(collections),
         max_cloud_cover,
@@ -117,12 +118,39 @@ def search(
     )
     found = [item for item in _candidates(str(catalog), query) if query.matches(item)]
     if not found:
-        raise SearchError(
-            f"no HLS granule in catalog={str(catalog)!r} for bbox={bbox}, datetime={datetime!r}, tile={tile!r}, "
-            f"max_cloud_cover={max_cloud_cover}, collections={collections}; widen datetime= or bbox=, or raise "
-            "max_cloud_cover="
-        )
+        raise SearchError(_nothing_found(catalog, bbox, datetime, tile, max_cloud_cover, collections))
     return found
+
+
+def require_file(catalog: str | Path) -> None:
+    """Refuse a path that looks like a file, by its suffix, where there is none.
+
+    Raises
+    ------
+    SearchError
+        Where nothing is at the path.
+    """
+    path = str(catalog)
+    if not urlsplit(path).scheme and path.lower().endswith(_FILES) and not Path(path).exists():
+        raise SearchError(
+            f"there is no file {path!r} (in {Path(path).resolve().parent}); give catalog= a file of items that is "
+            "there, as xgfm.save_items or 'xgfm search --save' writes it"
+        )
+
+
+def _nothing_found(catalog: Any, bbox: Any, datetime: Any, tile: Any, cover: Any, collections: Any) -> str:
+    """Say what was asked, and which of it can be relaxed."""
+    asked = {
+        "bbox": (bbox, "widen bbox="),
+        "datetime": (datetime, "widen datetime="),
+        "tile": (tile, "check tile="),
+        "max_cloud_cover": (cover, "raise max_cloud_cover="),
+        "collections": (collections, "name other collections="),
+    }
+    given = {name: pair for name, pair in asked.items() if pair[0] is not None}
+    wanted = f" for {', '.join(f'{name}={value!r}' for name, (value, _) in given.items())}" if given else ""
+    mend = " or ".join(mend for _, mend in given.values()) or "give another catalog="
+    return f"no HLS granule in catalog={str(catalog)!r}{wanted}; {mend}"
 
 
 def save_items(items: Iterable[Mapping[str, Any] | Any], path: str | Path) -> None:
@@ -154,6 +182,7 @@ def load_items(path: str | Path) -> list[Item]:
     -------
     list of dict
     """
+    require_file(path)
     everything = Query(None, (None, None), None, None, None)
     if _is_parquet(str(path)):
         return list(_from_parquet(str(path), everything))
@@ -205,6 +234,7 @@ def _candidates(catalog: str, query: Query) -> Iterable[Item]:
     """Items of a catalogue that may fit a query."""
     if catalog in CATALOGS:
         return _from_api(CATALOGS[catalog].url, query, CATALOGS[catalog].collections)
+    require_file(catalog)
     if _is_parquet(catalog):
         return _from_parquet(catalog, query)
     if not urlsplit(catalog).scheme and not Path(catalog).exists():

@@ -41,6 +41,11 @@ WORDS: Mapping[str, str] = {
 }
 """Band -> asset key in items made by stactools, alike for both sensors."""
 
+SIMULATED = "simulated by xgfm; not an observation."
+"""Attribution of what `xgfm.cube.simulate` makes."""
+SIMULATED_MARK = "xgfm:simulated"
+"""Property by which such an item is known."""
+
 _GRANULE = re.compile(r"HLS\.(?P<sensor>[LS]30)\.T(?P<tile>\d{2}[A-Z]{3})\.\d{7}T\d{6}\.v\d\.\d")
 _SOUTHERN_OFFSET = 10_000_000
 _SIGNATURES = {"sig", "x-amz-signature", "x-amz-security-token", "x-goog-signature", "token", "access_token"}
@@ -66,6 +71,7 @@ class HlsItem:
     collection: str = ""
     notes: tuple[str, ...] = field(default=())
     """What was corrected in the item, as sentences."""
+    simulated: bool = False
 
     def asset(self, band: str) -> str:
         """Return the HLS name of a band's asset: ``B8A``, ``Fmask``."""
@@ -112,6 +118,7 @@ def normalise(item: Mapping[str, Any] | Any, *, bands: Iterable[str] = PRITHVI_B
         cloud_cover=math.nan if cloud_cover is None else float(cloud_cover),
         collection=str(plain.get("collection") or ""),
         notes=notes,
+        simulated=bool(plain["properties"].get(SIMULATED_MARK)),
     )
 
 

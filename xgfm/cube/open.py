@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xgfm.cube.catalogs import search
+from xgfm.cube.catalogs import load_items, search
 from xgfm.cube.credentials import gdal_settings
-from xgfm.cube.items import ASSETS, HlsItem, normalise_all
+from xgfm.cube.items import ASSETS, SIMULATED, HlsItem, normalise_all
 from xgfm.cube.loaders import FMASK, REFLECTANCE, Loader, Step, get_loader, place
 from xgfm.cube.mask import DEFAULT_BITS
 from xgfm.cube.mask import mask as apply_mask
@@ -116,8 +116,8 @@ def open_items(
 
     Parameters
     ----------
-    items : iterable of dict or pystac.Item, or a feature collection
-        Of any catalogue that serves HLS: see `xgfm.cube.items.normalise`.
+    items : iterable of dict or pystac.Item, a feature collection, or the path of a file
+        Of any catalogue that serves HLS: see `xgfm.cube.items.normalise`. A file is read with `xgfm.load_items`.
     bbox : sequence of float, optional
         West, south, east, north in degrees: crops the cube, outward to whole pixels of its grid.
     tile : str, optional
@@ -158,11 +158,12 @@ def open_items(
         A region outside of the items, or items of two zones without ``crs=``.
     BandError
         A band that is not one of the six.
+    SearchError
+        A file that is not there or holds no items.
     """
     target = Target(bbox, crs, resolution, bounds, geobox)
-    if isinstance(items, str | Path):
-        raise ItemError(f"items={str(items)!r} is a file, not items; read it with xgfm.load_items({str(items)!r})")
-    plain = items["features"] if isinstance(items, Mapping) and "features" in items else items
+    given = load_items(items) if isinstance(items, str | Path) else items
+    plain = given["features"] if isinstance(given, Mapping) and "features" in given else given
     plain = [plain] if isinstance(plain, Mapping) else plain
     return _open(plain, target, tile=tile, bands=bands, mask=mask, loader=loader, chunks=chunks, gdal=gdal)
 
@@ -254,14 +255,23 @@ def _coords(steps: Sequence[Step], bands: Sequence[str]) -> dict[str, Any]:
 def _attrs(steps: Sequence[Step]) -> dict[str, Any]:
     """JSON facts of the cube."""
     sensors = sorted({step[0].sensor for step in steps})
-    years = sorted({item.datetime.year for step in steps for item in step})
-    notes = [note for step in steps for item in step for note in item.notes]
-    period = f"{years[0]}" if len(years) == 1 else f"{years[0]}-{years[-1]}"
+    items = [item for step in steps for item in step]
+    notes = [note for item in items for note in item.notes]
+    simulated = any(item.simulated for item in items)
     return {
-        "long_name": "HLS v2.0 surface reflectance, digital numbers",
+        "long_name": f"{'simulated HLS' if simulated else 'HLS v2.0'} surface reflectance, digital numbers",
         "nodata": REFLECTANCE.fill,
         "reflectance_scale": REFLECTANCE_SCALE,
         "assets": "; ".join(f"{s}: {' '.join(f'{band}={key}' for band, key in ASSETS[s].items())}" for s in sensors),
-        "attribution": f"HLS, NASA LP DAAC. Contains modified Copernicus Sentinel data {period}.",
+        "attribution": " ".join(_attribution(items)),
+        **({"simulated": 1} if simulated else {}),
         **({"item_corrections": notes} if notes else {}),
     }
+
+
+def _attribution(items: Sequence[HlsItem]) -> list[str]:
+    """Whom to name: the archive for what it holds, the simulation for what it made."""
+    years = sorted({item.datetime.year for item in items if not item.simulated})
+    period = "-".join(map(str, dict.fromkeys((*years[:1], *years[-1:]))))
+    real = [f"HLS, NASA LP DAAC. Contains modified Copernicus Sentinel data {period}."] if years else []
+    return [*real, SIMULATED] if any(item.simulated for item in items) else real

@@ -1,7 +1,8 @@
 """Simulated granules as the archive publishes them.
 
 In: DN and Fmask of a granule. Out: one COG per band under its HLS name, a STAC item of the shape that NASA's CMR-STAC
-serves (no projection fields, no asset types), the item collection and the label raster. Files, nothing lazy.
+serves (no projection fields, no asset types) and a mark that it is simulated, the item collection and the label raster.
+Files, nothing lazy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xgfm.cube.items import ASSETS
+from xgfm.cube.items import ASSETS, SIMULATED, SIMULATED_MARK
 from xgfm.cube.mask import FMASK_FILL
 from xgfm.cube.phenology import CLASSES
 from xgfm.cube.sky import cloud_cover
@@ -60,7 +61,7 @@ def write_granule(
         "spatial_coverage": str(round(100 * float(imaged.mean()))),
         "MEAN_SUN_ZENITH_ANGLE": f"{overpass.sun[0]:.4f}",
         "MEAN_SUN_AZIMUTH_ANGLE": f"{overpass.sun[1]:.4f}",
-        "DESCRIPTION": "simulated by xgfm; not an observation",
+        "DESCRIPTION": SIMULATED,
     }
     for key, band in zip(keys, pixels, strict=True):
         _write_cog(paths[key], band, geobox, nodata=-9999, tags=tags, scale=1e-4)
@@ -79,7 +80,7 @@ def write_truth(path: Path, label: NDArray[np.uint8], geobox: GeoBox) -> Path:
     colors = [tuple(int(info.color[k : k + 2], 16) for k in (1, 3, 5)) for info in CLASSES]
     tags = {
         "classes": json.dumps([info.name for info in CLASSES]),
-        "DESCRIPTION": "simulated by xgfm; a map of nothing",
+        "DESCRIPTION": "simulated by xgfm; a map of nothing real",
     }
     _write_cog(path, label, geobox, nodata=255, tags=tags, colors=colors)
     return path
@@ -131,6 +132,14 @@ def _footprint(geobox: GeoBox, imaged: NDArray[np.bool_]) -> list[list[float]]:
 def _item(overpass: Overpass, paths: dict[str, Path], cover: int, ring: list[list[float]]) -> dict[str, Any]:
     xs, ys = zip(*ring, strict=True)
     time = f"{overpass.time}Z"
+    properties = {
+        "datetime": time,
+        "start_datetime": time,
+        "end_datetime": time,
+        "eo:cloud_cover": cover,
+        SIMULATED_MARK: True,
+        "attribution": SIMULATED,
+    }
     return {
         "type": "Feature",
         "id": overpass.id,
@@ -139,7 +148,7 @@ def _item(overpass: Overpass, paths: dict[str, Path], cover: int, ring: list[lis
         "collection": f"HLS{overpass.sensor}_2.0",
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": [min(xs), min(ys), max(xs), max(ys)],
-        "properties": {"datetime": time, "start_datetime": time, "end_datetime": time, "eo:cloud_cover": cover},
+        "properties": properties,
         "assets": {
             key: {
                 "href": path.as_posix(),

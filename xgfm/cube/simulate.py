@@ -2,7 +2,7 @@
 
 In: a seed, a size and a place on the lattice of an HLS tile. Out: either the cube and its labels in memory, or a folder
 of granules as the archive publishes them (COGs, STAC items) with the label raster. Nothing is lazy; the same seed gives
-the same bits. It is a stand-in for learning and testing, and a map of nothing.
+the same bits. It is a stand-in for learning and testing, and a map of nothing real.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xgfm.cube.items import SIMULATED
 from xgfm.cube.landscape import Land, build_land
 from xgfm.cube.noise import blur, noise
 from xgfm.cube.overpass import Overpass, plan_overpasses
@@ -157,7 +158,13 @@ def simulate_cube(
         "eo:cloud_cover": ("time", np.array(cover, "float64")),
         "fmask": (("time", "y", "x"), fmask),
     }
-    attrs = {"nodata": NODATA, "reflectance_scale": 1e-4, "long_name": "simulated HLS surface reflectance"}
+    attrs = {
+        "long_name": "simulated HLS surface reflectance, digital numbers",
+        "nodata": NODATA,
+        "reflectance_scale": 1e-4,
+        "attribution": SIMULATED,
+        "simulated": 1,
+    }
     pixels = np.stack([pixels for pixels, _ in seen])
     cube = xr.DataArray(pixels, coords, ("time", "band", "y", "x"), "hls", attrs)
     truth = xr.DataArray(scene.land.label, dims=("y", "x"), name="truth", attrs={"long_name": "simulated land cover"})

@@ -11,6 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 from xgfm.errors import WriteError
@@ -23,6 +24,38 @@ _DISK = {
 }
 """What only a write can meet, whatever file the error names."""
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
+
+
+def check_zarr_name(path: str | PathLike[str]) -> None:
+    """Refuse the name of a GeoTIFF for a Zarr store.
+
+    Raises
+    ------
+    WriteError
+        For ``.tif`` and ``.tiff``.
+    """
+    name = str(path).rstrip("/")
+    if name.lower().endswith((".tif", ".tiff")):
+        raise WriteError(
+            f"path={name!r} is the name of a GeoTIFF, and a Zarr store is to be written; give "
+            f"path={name[: name.rindex('.')] + '.zarr'!r}, or write a GeoTIFF with xgfm.to_cog(result, {name!r})"
+        )
+
+
+def check_cog_name(path: str | PathLike[str]) -> None:
+    """Refuse the name of a Zarr store for a GeoTIFF.
+
+    Raises
+    ------
+    WriteError
+        For ``.zarr``.
+    """
+    name = str(path).rstrip("/")
+    if name.lower().endswith(".zarr"):
+        raise WriteError(
+            f"path={name!r} is the name of a Zarr store, and a GeoTIFF is to be written; give "
+            f"path={name[: name.rindex('.')] + '.tif'!r}, or write a Zarr store with xgfm.to_zarr(result, {name!r})"
+        )
 
 
 @contextmanager

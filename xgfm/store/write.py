@@ -16,7 +16,7 @@ import xarray as xr
 from xgfm.errors import WriteError
 from xgfm.store.cog import category_names, choose_layer, write_cog
 from xgfm.store.layout import prepared
-from xgfm.store.path import written_whole
+from xgfm.store.path import check_cog_name, check_zarr_name, written_whole
 
 
 def to_zarr(
@@ -39,7 +39,7 @@ def to_zarr(
     result : Dataset or DataArray
         What `predict`, `embed` or `open_hls` returned: dims ``(..., y, x)`` and a CRS. Computed here, block by block.
     path : str or path
-        A folder, or the URL of a store (``s3://...``).
+        A folder, or the URL of a store (``s3://...``); not the name of a GeoTIFF.
     chunk : int, optional
         Rows and columns of an inner chunk, the least that can be read. By default 256 to 512, the largest that
         divides the Dask chunk.
@@ -59,10 +59,12 @@ def to_zarr(
     Raises
     ------
     WriteError
-        Where the path is taken, or cannot be written (disk full, no permission); it says what is left on disk.
+        Where the path is taken, named like a GeoTIFF, or cannot be written (disk full, no permission); it says what is
+        left on disk.
     GridError
         Where the result has no CRS or no regular grid.
     """
+    check_zarr_name(path)
     dataset = prepared(result, chunk=chunk, shard=shard)
     if "://" in str(path):
         _write_remote(dataset, str(path), overwrite=overwrite, progress=progress)
@@ -90,7 +92,7 @@ def to_cog(
     result : Dataset or DataArray
         Of one time, with a CRS. Computed here, block by block, by way of a scratch folder beside ``path``.
     path : str or path
-        Local file.
+        Local file; not the name of a Zarr store.
     variable : str, optional
         Which one; by default the class map, or the only one there is.
     overwrite : bool
@@ -108,10 +110,12 @@ def to_cog(
     XgfmError
         Where the choice of a variable is not clear.
     WriteError
-        Where there are several times, the path is taken or cannot be written; it says what is left on disk.
+        Where there are several times, the path is taken, named like a Zarr store or cannot be written; it says what is
+        left on disk.
     GridError
         Where the result has no CRS or no regular grid.
     """
+    check_cog_name(path)
     target = Path(path)
     layer = choose_layer(result, variable)
     dataset = prepared(layer)
