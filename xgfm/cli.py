@@ -1,15 +1,18 @@
 """The command line: search, predict, demo, tasks, info.
 
 In: what was typed. Out: text, files, an exit code. Each command calls public functions and imports them when it runs,
-so that help is quick. An error of this package is one line and exit code 1; ``--debug`` shows its traceback.
+so that help is quick. An error of this package is one line, in which arguments are named as options, and exit code 1;
+``--debug`` shows its traceback.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,14 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from xgfm.errors import CheckpointError, MissingExtraError, XgfmError
+from xgfm.errors import MissingExtraError, XgfmError
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from xgfm.models.registry import Entry
-    from xgfm.models.spec import ModelSpec, TaskSpec
-
 
 _EXTRAS = {"torch": "torch", "safetensors": "torch", "huggingface_hub": "torch"}
 """Packages that modules of commands import, and the extra that installs them."""
@@ -38,24 +37,44 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (XgfmError, ImportError) as error:
-            said = _explain(error)
+            said = _explain(error, self._options_of(ctx))
             if ctx.params["debug"] or said is None:
                 raise
             typer.secho(f"error: {said}", err=True, fg="red")
             raise typer.Exit(1) from error
 
+    def _options_of(self, ctx: Any) -> dict[str, str]:
+        """Arguments, as functions name them, and the options of the invoked command that they are."""
+        command = self.commands.get(ctx.invoked_subcommand or "")
+        parameters = command.params if command is not None else []
+        named = {str(p.name): p.opts[0] for p in parameters if p.opts[0].startswith("--")}
+        return {**named, "path": "--out"} if "--overwrite" in named.values() else named
 
-def _explain(error: Exception) -> str | None:
-    """One line for an error that is expected; None for a bug."""
+
+def _explain(error: Exception, options: Mapping[str, str]) -> str | None:
+    """One line for an error that is expected, in the words of the command line; None for a bug."""
     if isinstance(error, ImportError) and not isinstance(error, MissingExtraError):
         if error.name not in _EXTRAS:
             return None
         error = MissingExtraError(error.name or "", _EXTRAS[error.name or ""], "this command")
-    return " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
+    return _with_options(" ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split()), options)
 
 
-Pairs = list[tuple[str, str]]
-"""A word, and what there is to say."""
+def _with_options(said: str, options: Mapping[str, str]) -> str:
+    """Write ``bbox=(1, 2, 3, 4)`` as ``--bbox 1 2 3 4`` where it is an option, and not in a call of Python."""
+    if not options:
+        return said
+    value = r"'[^']*'|\([^()]*\)|-?\d+(?:\.\d+)?|True"
+    argument = re.compile(rf"(?<![\w.])(?<!\w\()({'|'.join(map(re.escape, options))})=({value})?(?![=\w])")
+    return argument.sub(lambda found: f"{options[found[1]]} {_typed(found[2])}".rstrip(), said)
+
+
+def _typed(value: str | None) -> str:
+    """Return a value as it is typed in a shell."""
+    if value is None or value == "True":
+        return ""
+    return shlex.quote(value[1:-1]) if value.startswith("'") else value.strip("()").replace(",", "")
+
 
 app = typer.Typer(
     cls=_Commands,
@@ -147,7 +166,7 @@ def search(
 @app.command()
 def predict(
     task: Annotated[str, typer.Option(help="Name of a task (xgfm tasks), or path of a task folder.")],
-    out: Annotated[str, typer.Option(help="Zarr store to write: a folder or a URL.")],
+    out: Annotated[str, typer.Option(help="Zarr store to write: a folder (map.zarr) or a URL.")],
     bbox: BBox = None,
     datetime: Datetime = None,
     catalog: Catalog = "lpcloud",
@@ -168,7 +187,9 @@ def predict(
     """
     from xgfm.cube.open import open_hls
     from xgfm.infer.predict import predict as run
+    from xgfm.store.path import check_zarr_name
 
+    check_zarr_name(out)
     _require_place(bbox, tile, catalog)
     start = time.perf_counter()
     with _cluster(workers, scheduler):
@@ -203,35 +224,44 @@ def demo(
 @app.command()
 def tasks(name: Annotated[str | None, typer.Argument(help="Show all about this task.")] = None) -> None:
     """List what can be predicted, or show one task."""
+    from xgfm.about import about_record, source_of
     from xgfm.models import handle
     from xgfm.models.registry import spec_of
 
     if name is not None:
-        _pairs(_about_record(spec_of(name)))
+        _pairs(about_record(spec_of(name)))
         return
     rows = [
         (
             spec.name,
             str(spec.frames),
             _bands(spec.bands),
+            f"{spec.pixel_size:g} m",
             str(len(spec.classes)) if spec.classes else f"number, {spec.units}",
             spec.licence,
             "yes" if handle.is_cached(spec) else "no",
-            _source(spec),
+            source_of(spec),
         )
         for spec in handle.tasks()
     ]
-    _table(("TASK", "FRAMES", "BANDS", "CLASSES", "LICENCE", "CACHED", "SOURCE"), rows)
+    _table(("TASK", "FRAMES", "BANDS", "PIXEL", "CLASSES", "LICENCE", "CACHED", "SOURCE"), rows)
     typer.echo("\nWeights that are not cached are downloaded when they are first used. More: xgfm tasks NAME", err=True)
 
 
 @app.command()
 def info(
-    path: Annotated[str, typer.Argument(help="Zarr store, task folder, weights file, or name of a task or model.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="Zarr store, GeoTIFF, file of items, task folder, weights file, or name of a task or model."
+        ),
+    ],
 ) -> None:
-    """Say what a store, a task folder or a weights file is."""
+    """Say what a store, a GeoTIFF, a file of items, a task folder or a weights file is."""
+    from xgfm.about import about
+
     with _busy(f"looking at {path}"):
-        pairs = _about(path)
+        pairs = about(path)
     _pairs(pairs)
 
 
@@ -239,6 +269,9 @@ def info(
 
 
 def _require_place(bbox: Sequence[float] | None, tile: str | None, catalog: str) -> None:
+    from xgfm.cube.catalogs import require_file
+
+    require_file(catalog)
     if bbox is None and tile is None and not Path(catalog).exists():
         raise XgfmError("say where: give --bbox W S E N, --tile T15TVM, or --catalog with a file of items")
 
@@ -315,81 +348,3 @@ def _bands(bands: Sequence[str]) -> str:
     from xgfm.models.spec import PRITHVI_BANDS
 
     return "HLS, all six" if tuple(bands) == PRITHVI_BANDS else " ".join(bands)
-
-
-# ---- what things are
-
-
-def _about(path: str) -> Pairs:
-    """What there is to say about a path, or about the name of a task or a model."""
-    from xgfm.models import registry
-    from xgfm.store.about import about_store
-
-    place = Path(path).expanduser()
-    names = [spec.name for spec in registry.tasks()] + [spec.name for spec in registry.models()]
-    if "://" in path or any((place / mark).exists() for mark in ("zarr.json", ".zgroup")):
-        return about_store(path)
-    if place.is_file():
-        return _about_weights(place)
-    if place.is_dir() or path in names:
-        return _about_record(registry.spec_of(path))
-    raise XgfmError(f"{path!r} is neither a path that exists nor one of the names {names}")
-
-
-def _source(spec: TaskSpec | ModelSpec) -> str:
-    weights = spec.weights
-    if weights is None:
-        return "comes with xgfm"
-    return f"{weights.repo} ({weights.size})" if weights.size else str(weights.repo)
-
-
-def _about_record(spec: TaskSpec | ModelSpec) -> Pairs:
-    """What a record says."""
-    from xgfm.models.spec import TaskSpec
-
-    pairs = [("name", spec.name), ("title", spec.title), ("bands", " ".join(spec.bands)), ("frames", str(spec.frames))]
-    if isinstance(spec, TaskSpec):
-        pairs += [
-            ("gives", "classes" if spec.classes else f"a number ({spec.units})"),
-            *((f"  {number}", f"{c.name} {c.color}") for number, c in enumerate(spec.classes)),
-            ("window", f"{spec.window} pixels, halo {spec.halo}"),
-            ("model", f"{spec.model.name}, {spec.model.depth} blocks of {spec.model.embed_dim}"),
-        ]
-        pairs += [("note", quirk) for quirk in spec.quirks]
-        pairs += [("note", "a demonstration: a map of nothing")] if spec.demonstration else []
-    return [
-        *pairs,
-        ("pixel size", f"{spec.pixel_size:g} m"),
-        ("licence", spec.licence),
-        ("paper", spec.paper or "-"),
-        ("weights", _source(spec)),
-        ("SHA-256", (spec.weights.sha256 if spec.weights else None) or "not known beforehand"),
-    ]
-
-
-def _about_weights(path: Path) -> Pairs:
-    """What is in a weights file; it is opened as `load_task` opens it, so a hostile file is refused."""
-    from xgfm.models import registry
-    from xgfm.models.checkpoint import read_state
-    from xgfm.models.fetch import sha256_of
-
-    digest = sha256_of(path)
-    try:
-        entry = registry.find(path.parent if (path.parent / registry.CONFIG_FILE).is_file() else path)
-    except CheckpointError:
-        entry = None
-    state = read_state(path, entry.layout if entry else "xgfm")
-    return [
-        ("weights file", str(path)),
-        ("holds", _holds(entry, digest)),
-        ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
-        ("tensors", f"{len(state)}, {sum(t.numel() for t in state.values()):,} parameters"),
-        ("SHA-256", digest),
-    ]
-
-
-def _holds(entry: Entry | None, digest: str) -> str:
-    if entry is None:
-        return "unknown: it has no published name; load it with spec="
-    known = {None: "is not known beforehand", digest: "agrees"}
-    return f"{entry.spec.name}: {entry.spec.title}; the digest {known.get(entry.sha256, 'is ANOTHER than published')}"

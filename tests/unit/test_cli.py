@@ -107,8 +107,12 @@ def test_search_passes_its_filters_on(season: Season) -> None:
     options = ("--bbox", west, south, east, north, "--datetime", day)
     rows = run("search", "--catalog", season.items, *options).stdout.splitlines()
     assert [row.split()[-1] for row in rows[1:]] == [season.granules[0]]
-    assert "max_cloud_cover=-1.0" in fails("search", "--catalog", season.items, "--max-cloud-cover", -1)
-    assert "tile='T15TWM'" in fails("search", "--catalog", season.items, "--tile", "T15TWM")
+    said = fails("search", "--catalog", season.items, "--max-cloud-cover", -1)
+    assert said == (
+        f"error: no HLS granule in --catalog {season.items} for --max-cloud-cover -1.0; raise --max-cloud-cover"
+    )
+    said = fails("search", "--catalog", season.items, "--tile", "T15TWM", *options[:5], "--datetime", "2019")
+    assert "for --bbox " + " ".join(map(str, season.bbox)) + ", --datetime 2019, --tile T15TWM; widen --bbox or" in said
 
 
 def test_search_has_to_know_where() -> None:
@@ -117,6 +121,36 @@ def test_search_has_to_know_where() -> None:
 
 def test_search_of_an_unknown_catalogue() -> None:
     assert "lpcloud" in fails("search", "--tile", "T15TVM", "--catalog", "lpclod")
+
+
+@pytest.mark.parametrize("name", ["items.json", "items.geojson", "items.parquet"])
+def test_a_file_of_items_that_is_not_there(tmp_path: Path, name: str) -> None:
+    words = ("--catalog", tmp_path / name)
+    for command in (("search",), ("predict", "--task", "crop", "--out", tmp_path / "map.zarr")):
+        assert f"there is no file '{tmp_path / name}'" in fails(*command, *words)
+        assert "give --catalog a file of items that is there" in fails(*command, *words, "--tile", "T15TVM")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("give bbox=(west, south, east, north) or tile='T15TVM'", "give --bbox west south east north or --tile T15TVM"),
+        ("bbox=(-93.5, 42.0, -93, 42.1) is", "--bbox -93.5 42.0 -93 42.1 is"),
+        ("catalog='a b.json'; widen datetime=, or", "--catalog 'a b.json'; widen --datetime, or"),
+        ("or overwrite=True to replace it", "or --overwrite to replace it"),
+        ("with resolution=30, or (crs=) or crs='EPSG:32615'.", "with --resolution 30, or (--crs) or --crs EPSG:32615."),
+        # Python stays Python: no option, a call, another name, a comparison.
+        ("windows=[1] f(bbox=(1, 2, 3, 4)) my_tile='x' cube.tile=3 tile=='x'",) * 2,
+    ],
+)  # fmt: skip
+def test_arguments_are_named_as_options(said: str, expected: str) -> None:
+    import typer
+
+    from xgfm.cli import _with_options
+
+    command = typer.main.get_command(app).commands["predict"]  # type: ignore[attr-defined]
+    assert _with_options(said, {p.name: p.opts[0] for p in command.params}) == expected
+    assert _with_options(said, {}) == said
 
 
 # ---- predict
@@ -168,9 +202,16 @@ def test_predict_on_a_running_scheduler(season: Season, task: Path, tmp_path: Pa
 
 def test_predict_refuses_a_taken_path(store: Path, season: Season, task: Path) -> None:
     words = ("predict", "--task", task, "--out", store, *area(season))
-    assert "map.zarr exists; give another path, or overwrite=True" in fails(*words)
+    assert "map.zarr exists; give another path, or --overwrite to replace it" in fails(*words)
     assert isinstance(run("--debug", *words).exception, WriteError)
     assert run(*words, "--overwrite").exit_code == 0
+
+
+def test_predict_refuses_the_name_of_a_geotiff(tmp_path: Path) -> None:
+    words = ("predict", "--task", "crop", "--tile", "T15TVM", "--out", tmp_path / "map.tif")
+    said = fails(*words)  # before any search
+    assert f"--out {tmp_path}/map.tif is the name of a GeoTIFF" in said
+    assert f"give --out {tmp_path}/map.zarr, or write a GeoTIFF with xgfm.to_cog(" in said
 
 
 def test_predict_suggests_the_nearest_task(season: Season, tmp_path: Path) -> None:
@@ -183,7 +224,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("xgfm.cli._about", bug)
+    monkeypatch.setattr("xgfm.about.about", bug)
     assert isinstance(run("info", "x").exception, ZeroDivisionError)
 
 
@@ -216,12 +257,13 @@ def test_demo_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_tasks_is_a_table_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xgfm.models.handle.is_cached", lambda spec: spec.name == "flood")
     rows = run("tasks").stdout.splitlines()
-    assert rows[0].split() == ["TASK", "FRAMES", "BANDS", "CLASSES", "LICENCE", "CACHED", "SOURCE"]
+    assert rows[0].split() == ["TASK", "FRAMES", "BANDS", "PIXEL", "CLASSES", "LICENCE", "CACHED", "SOURCE"]
     assert [row.split()[0] for row in rows[1:]] == [spec.name for spec in xgfm.tasks()]
     crop, flood = rows[1].split("  "), rows[2]
-    assert [c.strip() for c in crop if c.strip()][:4] == ["crop", "3", "HLS, all six", "13"]
+    assert [c.strip() for c in crop if c.strip()][:5] == ["crop", "3", "HLS, all six", "30 m", "13"]
     assert "no" in rows[1].split()
     assert "yes" in flood.split()
+    assert "10 m" in flood
     assert "ibm-nasa-geospatial/Prithvi-EO-2.0-300M-TL-Sen1Floods11" in flood
 
 
@@ -230,7 +272,7 @@ def test_one_task_in_full(task: Path) -> None:
     for spec in xgfm.tasks()[0].classes:
         assert f"{spec.name} {spec.color}" in said
     assert "https://arxiv.org/abs/2310.18660" in said
-    assert "a map of nothing" in run("tasks", task).stdout
+    assert "a map of nothing real" in run("tasks", task).stdout
     assert "nearest name is 'flood'" in fails("tasks", "floods")
 
 

@@ -26,6 +26,7 @@ ORDER = (
     "accessor",
     "__init__",
     "demo",
+    "about",
     "cli",
 )
 """A module imports from the places before its own, or from its own folder."""

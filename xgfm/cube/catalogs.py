@@ -26,7 +26,8 @@ Interval = tuple[Datetime | None, Datetime | None]
 COLLECTIONS = ("HLSL30_2.0", "HLSS30_2.0", "hls2-l30", "hls2-s30")
 """Of HLS v2.0 surface reflectance, as the known catalogues name them."""
 
-_FILES = (".json", ".geojson", ".parquet", ".geoparquet")
+ITEM_FILES = (".json", ".geojson", ".parquet", ".geoparquet")
+"""Suffixes of files that hold items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def require_file(catalog: str | Path) -> None:
         Where nothing is at the path.
     """
     path = str(catalog)
-    if not urlsplit(path).scheme and path.lower().endswith(_FILES) and not Path(path).exists():
+    if not urlsplit(path).scheme and path.lower().endswith(ITEM_FILES) and not Path(path).exists():
         raise SearchError(
             f"there is no file {path!r} (in {Path(path).resolve().parent}); give catalog= a file of items that is "
             "there, as xgfm.save_items or 'xgfm search --save' writes it"

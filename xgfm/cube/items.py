@@ -130,6 +130,14 @@ def tile_of(item: Mapping[str, Any]) -> str | None:
         return None
 
 
+def sensor_of(item: Mapping[str, Any]) -> str | None:
+    """Return the sensor of a plain item, ``L30`` or ``S30``; None where it is not an HLS granule."""
+    try:
+        return _granule(item, item.get("assets", {}))["sensor"]
+    except ItemError:
+        return None
+
+
 def unsigned(href: str) -> str:
     """Return an href without a Planetary Computer signature: reading signs again, and signatures are secrets.
 
