@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 TASK = "crop-demo"
 FRAMES = 3
+CAVEAT = "Ground and training data come from the same simulator: this is the accuracy of a demonstration."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Report:
     score: Score | None = None
     memory: dict[str, float] = field(default_factory=dict)
     """Peak memory in bytes of this process and of the workers together."""
+    again: str = ""
+    """Command line that maps the same season once more."""
 
     @contextmanager
     def stage(self, name: str, *, busy: bool = True) -> Iterator[None]:
@@ -85,7 +89,8 @@ class Report:
         self.seconds[name] = time.perf_counter() - start
 
     def __str__(self) -> str:
-        return "\n".join([*_score_lines(self.score), *_cost_lines(self.seconds, self.memory)])
+        again = ["", "the same map by the command line:", f"  {self.again}"] if self.again else []
+        return "\n".join([*_score_lines(self.score), *_cost_lines(self.seconds, self.memory), *again])
 
 
 def main(folder: str | Path = "demo-output", *, seed: int = 1, size: int = 512, task: str = TASK) -> Report:
@@ -125,8 +130,16 @@ def main(folder: str | Path = "demo-output", *, seed: int = 1, size: int = 512, 
             draw(report.folder, frames, truth_of(season, handle.spec))
         report.score = measure(store, season, handle.spec)
         report.memory = {"this process": _peak_memory(), "workers": sum(client.run(_peak_memory).values())}
+    report.again = command(season, task, report.folder / "again.zarr")
     print(report)
     return report
+
+
+def command(season: Season, task: str, out: Path) -> str:
+    """Return the command line that maps a season: its items do not say their grid, so the box does."""
+    box = [f"{degrees:.6f}" for degrees in season.bbox]
+    words = ["xgfm", "predict", "--task", task, "--catalog", str(season.items), "--bbox", *box, "--out", str(out)]
+    return shlex.join(words)
 
 
 @contextmanager
@@ -207,6 +220,7 @@ def _score_lines(score: Score | None) -> list[str]:
     lines = [
         "",
         f"accuracy {score.accuracy:.1%} of {pixels} pixels; {score.unmapped} pixels have no data",
+        CAVEAT,
         "",
         f"{'class':24}{'pixels':>8}  IoU",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from results import task_folder
+from typer.testing import CliRunner
 
-from xgfm.demo import main, score
+from xgfm.cli import app
+from xgfm.cube.simulate import simulate_season
+from xgfm.demo import command, main, score
 from xgfm.grid import geobox_of, tile_geobox
 
 NAMES = ("a", "b", "c")
@@ -45,8 +49,24 @@ def test_a_demonstration_from_images_to_pictures(tmp_path: Path, capsys: pytest.
     assert report.score.unmapped == int((stored.crop_small == 255).sum())
     assert f"accuracy {report.score.accuracy:.1%}" in said
     assert "Winter Wheat" in said
+    assert said.splitlines()[-1].strip() == report.again
+    assert f"--catalog {tmp_path}/out/season/items.json --bbox " in report.again
     assert [name.split(",")[0] for name in report.seconds] == ["simulate a season", "open items", "read", "draw"]
     assert all(f"{name} ..." in said for name in report.seconds)
     assert report.memory["workers"] > 50e6
+    assert "Ground and training data come from the same simulator" in said
     for picture in ("map.png", "truth.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_of_the_report_maps_the_season(tmp_path: Path) -> None:
+    task = str(task_folder(tmp_path / "a task"))
+    season = simulate_season(tmp_path / "a season", seed=3, shape=(64, 80), granules=5)
+    words = shlex.split(command(season, task, tmp_path / "a map.zarr"))
+    assert words[:2] == ["xgfm", "predict"]
+    ended = CliRunner().invoke(app, words[1:])
+    assert ended.exit_code == 0, ended.output
+    box = geobox_of(xr.open_zarr(tmp_path / "a map.zarr", mask_and_scale=False, decode_coords="all"))
+    assert box & season.geobox == season.geobox
+    assert box.shape[0] < 64 + 8
+    assert box.shape[1] < 80 + 8
