@@ -31,9 +31,11 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "xgfm needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "no virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "installing packages into $(VENV); some minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,dev]"
 	@touch $@
 
 $(VENV)/.docs-installed: $(STAMP)
+	@echo "installing packages of the docs into $(VENV)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,dev,docs]"
 	@touch $@

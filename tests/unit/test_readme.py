@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -80,3 +81,10 @@ def test_the_one_line_fits_the_signatures() -> None:
 def test_it_stays_short_and_its_picture_small() -> None:
     assert len(README.splitlines()) < 120
     assert (ROOT / "docs" / "_static" / "demo.png").stat().st_size < 300_000
+
+
+def test_make_says_what_takes_minutes_before_it_starts(tmp_path: Path) -> None:
+    words = ["make", "-n", f"VENV={tmp_path}/venv", "test"]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    pip = next(i for i, line in enumerate(said) if "pip install" in line and "--editable" in line)
+    assert said[pip - 1] == f'echo "installing packages into {tmp_path}/venv; some minutes the first time"'

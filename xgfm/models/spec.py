@@ -145,7 +145,7 @@ class TaskSpec:
     quirks: tuple[str, ...] = ()
     """What a reader must know and the general path does not do; each is a sentence."""
     demonstration: bool = False
-    """True for a task that shows how xgfm works and is a map of nothing."""
+    """True for a task that shows how xgfm works and is a map of nothing real."""
     weights: WeightsSource | None = None
     licence: str = ""
     """Of the weights, as SPDX names it; empty where nobody has said."""
