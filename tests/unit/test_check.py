@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from toys import Handle, cube, model_spec, task_spec
 
 import xgfm
-from xgfm.errors import BandError, CubeError, FramesError, GridError, UnitsError, XgfmError
+from xgfm.errors import BandError, CubeError, FramesError, GridError, TaskError, UnitsError, XgfmError
 from xgfm.grid import with_grid
 
 TASK = Handle(task_spec())
@@ -79,6 +79,15 @@ REFUSED: list[tuple[str, Callable[[xr.DataArray], xr.DataArray], type[XgfmError]
         GridError,
         "look like degrees, but the CRS is projected",
     ),
+    (
+        "dates with a zone",
+        lambda c: c.assign_coords(time=c.time.to_index().tz_localize("Europe/Paris")),
+        FramesError,
+        "no dates in UTC .*without a time zone",
+    ),
+    ("latitude", lambda c: c.rename(y="latitude", x="longitude"), CubeError, r"cube\.rename\(latitude='y'"),
+    ("undeclared fill", lambda c: c.astype("uint16").drop_attrs(deep=False), UnitsError, r"assign_attrs\(nodata=0\)"),
+    ("no scale", lambda c: c.assign_attrs(reflectance_scale=0), UnitsError, "reflectance_scale=0: expected .* above 0"),
     ("packed", lambda c: c.assign_attrs(scale_factor=2.75e-5, add_offset=-0.2), UnitsError, "add_offset=-0.2.*unpack"),
     (
         "packed otherwise",
@@ -96,7 +105,12 @@ REFUSED: list[tuple[str, Callable[[xr.DataArray], xr.DataArray], type[XgfmError]
         FramesError,
         r"takes 3 dates at once, the cube has 2; open a longer",
     ),
-    ("no dates", lambda c: c.drop_vars("time"), FramesError, r"no dates; give them with cube\.assign_coords"),
+    (
+        "no dates",
+        lambda c: c.drop_vars("time"),
+        FramesError,
+        r"no dates in UTC .dtype None.; give them with cube\.assign_coords",
+    ),
     ("NaT", times("2024-05-01", "NaT", "2024-06-01"), FramesError, r"no date \(NaT\)"),
     ("repeated", times("2024-05-01", "2024-05-01", "2024-06-01"), FramesError, r"2024-05-01T00:00:00 stands twice"),
     ("unsorted", times("2024-06-01", "2024-05-01", "2024-07-01"), FramesError, r"not in order; cube\.sortby\('time'\)"),
@@ -164,3 +178,17 @@ def test_trusted_bands_must_still_be_as_many() -> None:
 
 def test_a_model_takes_fewer_frames_than_it_was_built_for() -> None:
     assert xgfm.check(cube(times=1), Handle(model_spec())).sizes["time"] == 1
+
+
+def test_what_is_no_cube_or_task_is_named() -> None:
+    with pytest.raises(CubeError, match="the cube is a ndarray; expected an xarray DataArray"):
+        xgfm.check(np.zeros((3, 6, 4, 4)), TASK)  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="None is no task; give a name"):
+        xgfm.check(cube(), None)  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="names no check"):
+        xgfm.check(cube(), TASK, allow="values")
+
+
+def test_an_unsigned_cube_may_say_that_nothing_is_missing() -> None:
+    seen = xgfm.check(cube().astype("uint16").drop_attrs(deep=False).assign_attrs(nodata=None), TASK)
+    assert seen.attrs["nodata"] is None

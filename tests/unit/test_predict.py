@@ -233,6 +233,10 @@ def test_values_in_other_units_are_refused_while_reading() -> None:
         ({"return_": "classes"}, r"can return \['class', 'probability', 'confidence', 'entropy', 'logits'\]"),
         ({"halo": 8}, "halo=8: expected 0 to 7 for windows of 16 pixels"),
         ({"min_valid": 2}, "min_valid=2: expected a share"),
+        ({"batch_size": 0}, "batch_size=0: expected a whole number of windows"),
+        ({"halo": 1.5}, "halo=1.5: expected 0 to 7"),
+        ({"device": "gpu0"}, "device='gpu0' is none that torch knows"),
+        ({"return_": None}, "return_=None"),
         ({"allow": ["colour"]}, r"allow=\['colour'\] names no check"),
     ],
 )
@@ -321,3 +325,58 @@ def test_numbers_packed_by_another_sensor_are_unpacked_or_refused() -> None:
     c, handle = cube(), Handle(task_spec())
     packed = c.drop_attrs(deep=False).assign_attrs(scale_factor=1e-4, nodata=-9999)
     xr.testing.assert_equal(predict(packed, handle).toy_task, predict(c, handle).toy_task)
+
+
+def test_fill_that_is_not_declared_is_refused_while_reading() -> None:
+    c = cube(30, 30, missing=0.1).astype("float32").drop_attrs(deep=False)
+    with pytest.raises(UnitsError, match=r"down to -9999, .* cube\.assign_attrs\(nodata=-9999\)"):
+        predict(c, Handle(task_spec()), reflectance_scale=1e-4).compute()
+
+
+def test_one_frame_in_other_units_is_refused_while_reading() -> None:
+    c = cube(30, 30, chunks=-1)
+    values = c.values.astype("float32")
+    values[1] /= 10_000
+    with pytest.raises(UnitsError, match="look like 0-1"):
+        predict(c.copy(data=values).chunk(-1), Handle(task_spec())).compute()
+
+
+def test_a_decoded_zero_is_a_value() -> None:
+    c = cube(20, 20)
+    floats = (c * 1e-4).astype("float32").assign_attrs(reflectance_scale=1.0)
+    floats.values[:, :, 3, 3] = 0
+    floats.encoding["_FillValue"] = 0
+    assert predict(floats, Handle(task_spec())).toy_task.values[3, 3] != 255
+
+
+def test_bytes_in_the_other_order_are_the_same_numbers() -> None:
+    c, handle = cube(30, 30, missing=0.1), Handle(task_spec())
+    xr.testing.assert_equal(predict(c.astype(">i2"), handle).toy_task, predict(c, handle).toy_task)
+
+
+def test_bad_weights_are_named() -> None:
+    class Bad(Positional):
+        def forward(self, x: torch.Tensor, time: Any = None, location: Any = None) -> torch.Tensor:
+            return super().forward(x) * torch.nan
+
+    with pytest.raises(TaskError, match="answers NaN to finite input; its weights are bad"):
+        predict(cube(), Handle(task_spec(), Bad())).compute()
+
+
+def test_facts_of_frames_that_were_dropped_are_not_told() -> None:
+    frames, handle = xgfm.composite(cube(times=4), 2), Handle(task_spec(frames=1))
+    assert len(frames_of(predict(frames, handle).attrs)) == 2
+    seen = predict(frames.isel(time=[1]), handle).attrs
+    assert "frames" not in seen
+    assert len(seen["dates"]) == 1
+
+
+def test_many_dates_in_one_chunk_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xgfm.infer import kernel
+
+    c, handle = cube(20, 20, times=4, chunks=-1), Handle(task_spec(frames=1))
+    whole = predict(c, handle).toy_task.values
+    handle.module.seen.clear()
+    monkeypatch.setattr(kernel, "_VALUES", 20 * 20 * 6)
+    np.testing.assert_array_equal(predict(c, handle).toy_task.values, whole)
+    assert len(handle.module.seen) >= 4

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -17,11 +18,10 @@ import xarray as xr
 from xgfm.errors import BandError, CubeError, FramesError, GridError, TaskError, UnitsError
 from xgfm.grid import geobox_of, pixel_size_m
 from xgfm.models import registry
+from xgfm.models.spec import ModelSpec, TaskSpec
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
-
-    from xgfm.models.spec import ModelSpec, TaskSpec
 
 DIMS = ("time", "band", "y", "x")
 CHECKS = ("bands", "pixel_size", "dates", "values")
@@ -61,7 +61,7 @@ class Units:
 
 def check(
     cube: xr.DataArray | xr.Dataset,
-    task: str | HasSpec | TaskSpec | ModelSpec,
+    task: str | PathLike[str] | HasSpec | TaskSpec | ModelSpec,
     *,
     allow: Collection[str] = (),
     reflectance_scale: float | None = None,
@@ -90,10 +90,10 @@ def check(
     CubeError
         One of its children `BandError`, `UnitsError`, `GridError`, `FramesError`, by what is wrong.
     """
-    unknown = set(allow) - set(CHECKS)
+    unknown = {allow} if isinstance(allow, str) else set(allow or ()) - set(CHECKS)
     if unknown:
         raise TaskError(f"allow={sorted(unknown)} names no check; the checks are {list(CHECKS)}")
-    spec = _spec(task)
+    spec = spec_of(task)
     array = _as_array(cube, spec)
     _check_dims(array)
     _check_fmask(array)
@@ -130,7 +130,10 @@ def units_of(cube: xr.DataArray, reflectance_scale: float | None = None) -> Unit
             f"a cube of {cube.dtype} does not say its units; give reflectance_scale=1 for reflectance 0-1, "
             "1e-4 for reflectance x 10000, 1/255 for reflectance x 255"
         )
-    return Units(float(HLS_SCALE if scale is None else scale), _nodata(cube))
+    scale = float(HLS_SCALE if scale is None else scale)
+    if not 0 < scale < np.inf:
+        raise UnitsError(f"reflectance_scale={scale:g}: expected the reflectance of one unit, above 0")
+    return Units(scale, _nodata(cube))
 
 
 def _packed(cube: xr.DataArray, scale: float | None) -> float | None:
@@ -158,23 +161,35 @@ def _packed(cube: xr.DataArray, scale: float | None) -> float | None:
 
 
 def _nodata(cube: xr.DataArray) -> float | None:
-    for place in (cube.attrs, cube.encoding):
-        for name in ("nodata", "_FillValue", "missing_value"):
-            if place.get(name) is not None:
-                return float(place[name])
-    return float(HLS_NODATA) if cube.dtype.kind == "i" and cube.dtype.itemsize > 1 else None
+    # What xarray has unpacked into floats has NaN where it was missing; the packed fill is a value like any other.
+    places = (cube.attrs,) if cube.dtype.kind == "f" else (cube.attrs, cube.encoding)
+    declared = [place[n] for place in places for n in ("nodata", "_FillValue", "missing_value") if n in place]
+    if declared:
+        return None if declared[0] is None else float(declared[0])
+    if cube.dtype.kind == "u":
+        raise UnitsError(
+            f"a cube of {cube.dtype} does not say which value is missing; cube.assign_attrs(nodata=0), or nodata=None "
+            "if every pixel is there"
+        )
+    return float(HLS_NODATA) if cube.dtype.kind == "i" else None
 
 
-def _spec(task: str | HasSpec | TaskSpec | ModelSpec) -> TaskSpec | ModelSpec:
-    if isinstance(task, str):
-        return registry.spec_of(task)
-    return task.spec if hasattr(task, "spec") else task
+def spec_of(task: Any) -> TaskSpec | ModelSpec:
+    """Return the record of a task or a model, by name, path, handle or as it is. Nothing is downloaded."""
+    spec = registry.spec_of(task) if isinstance(task, str | PathLike) else getattr(task, "spec", task)
+    if not isinstance(spec, TaskSpec | ModelSpec):
+        raise TaskError(f"{spec!r} is no task; give a name, a path, or what xgfm.load_task or xgfm.load_model returned")
+    return spec
 
 
 def _as_array(cube: xr.DataArray | xr.Dataset, spec: TaskSpec | ModelSpec) -> xr.DataArray:
     """One array from a Dataset of bands; an array as it is."""
     if isinstance(cube, xr.DataArray):
         return cube
+    if not isinstance(cube, xr.Dataset):
+        raise CubeError(
+            f"the cube is a {type(cube).__name__}; expected an xarray DataArray {DIMS} or a Dataset of bands"
+        )
     missing = [b for b in spec.bands if b not in cube]
     cubes = [str(name) for name, variable in cube.data_vars.items() if "band" in variable.dims]
     if missing and cubes:
@@ -186,6 +201,10 @@ def _as_array(cube: xr.DataArray | xr.Dataset, spec: TaskSpec | ModelSpec) -> xr
 
 
 def _check_dims(cube: xr.DataArray) -> None:
+    if {"latitude", "longitude"} & set(map(str, cube.dims)):
+        raise CubeError(
+            f"the cube has dims {tuple(map(str, cube.dims))}; expected {DIMS}: cube.rename(latitude='y', longitude='x')"
+        )
     if cube.dims != DIMS:
         raise CubeError(
             f"the cube has dims {tuple(map(str, cube.dims))}; expected {DIMS}: "
@@ -259,13 +278,17 @@ def _check_frames(cube: xr.DataArray, spec: TaskSpec | ModelSpec) -> None:
     if given < needed:
         raise FramesError(
             f"{spec.name!r} takes {needed} dates at once, the cube has {given}; open a longer period with datetime=, "
-            f"or choose the dates with cube.gfm.composite(frames={needed})"
+            "or take a task of fewer frames"
         )
 
 
 def _check_dates(cube: xr.DataArray, allow: Collection[str]) -> None:
-    if "time" not in cube.coords or not np.issubdtype(cube.coords["time"].dtype, np.datetime64):
-        raise FramesError("the cube's time steps have no dates; give them with cube.assign_coords(time=[...])")
+    dtype = cube.coords["time"].dtype if "time" in cube.coords else None
+    if not isinstance(dtype, np.dtype) or dtype.kind != "M":  # pandas' dates with a zone are no NumPy dtype
+        raise FramesError(
+            f"the cube's time steps have no dates in UTC (dtype {dtype}); give them with "
+            "cube.assign_coords(time=[...]), as datetime64 without a time zone"
+        )
     times = cube.coords["time"].values
     if np.isnat(times).any():
         raise FramesError(

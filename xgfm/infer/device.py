@@ -33,12 +33,21 @@ _LOCK = threading.RLock()
 _DEVICES: dict[str, threading.Lock] = {}
 _CAST: dict[tuple[Any, str], nn.Module] = {}
 _FITS: dict[str, int] = {}
+_OWN_THREADS = torch.get_num_threads()
 
 
 def check_precision(precision: str) -> None:
     """Refuse a precision that there is none of."""
     if precision not in PRECISIONS:
         raise TaskError(f"precision={precision!r}: expected one of {list(PRECISIONS)}")
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a name that is no device's. Whether a worker has it is seen there: the client need not have one."""
+    try:
+        torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        raise TaskError(f"device={device!r} is none that torch knows; expected 'cpu', 'cuda' or 'cuda:1'") from error
 
 
 def pick(device: str | None) -> str:
@@ -125,7 +134,7 @@ def _right(
 ) -> bool:
     """Tell whether the cast module's answer to noise is the module's own, within the precision of bf16."""
     noise = torch.randn(sample, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.inference_mode():
+    with alone(device), torch.inference_mode():
         exact, rough = answer(module, noise).float(), answer(cast, noise.to(torch.bfloat16)).float()
     error = float((rough - exact).square().mean().sqrt() / exact.std().clamp_min(1e-12))
     if error > _WRONG:
@@ -146,7 +155,7 @@ def set_threads() -> None:
 
     try:
         threads = get_worker().state.nthreads
-    except ValueError:  # not in a worker: torch's own choice stands
-        return
+    except ValueError:  # not in a worker: torch's own choice stands, also where a worker of this process has ended
+        threads = _OWN_THREADS
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -20,8 +20,8 @@ from xgfm import cf
 from xgfm.errors import FramesError, GridError, TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
-from xgfm.infer.check import check
-from xgfm.infer.device import Precision, check_precision, dtype_of, pick, ready
+from xgfm.infer.check import check, spec_of
+from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.models import registry
@@ -137,9 +137,10 @@ def embed(
     if dtype not in DTYPES:
         raise TaskError(f"dtype={dtype!r}: expected one of {list(DTYPES)}")
     check_precision(precision)
-    handle = _loaded(model)
-    patch = spec.patch_size[1]
+    check_device(device)
+    halo, patch = _halo(spec, halo), spec.patch_size[1]
     checked, geobox = _whole_patches(checked, patch)
+    handle = _loaded(model)
     settings = Settings(
         pixels_of(checked, spec.statistics, 0.0, "normalised", allow),
         context_of(checked, geobox, spec.coords),
@@ -152,7 +153,7 @@ def embed(
         lattice_origin(geobox),
         _Embed(handle, spec, layer % spec.depth, dtype, precision, device, settings),
         window=spec.image_size,
-        halo=_halo(spec, halo),
+        halo=halo,
         frames=checked.sizes["time"],
         layers=spec.embed_dim,
         dtype=dtype,
@@ -163,7 +164,7 @@ def embed(
 
 def _encoder_spec(model: str | PathLike[str] | ModelHandle) -> ModelSpec:
     """Return what an encoder takes: a model's own record, or a task's encoder with the task's input."""
-    spec = registry.spec_of(model) if isinstance(model, str | PathLike) else model.spec
+    spec = spec_of(model)
     if isinstance(spec, ModelSpec):
         return spec
     if "family" not in spec.architecture or "quirk" in spec.architecture:

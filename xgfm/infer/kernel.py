@@ -24,6 +24,8 @@ except ImportError as error:
 from xgfm.infer.device import alone, in_parts, set_threads
 from xgfm.infer.pixels import Pixels, check_values, normalise
 
+_VALUES = 1 << 26
+"""Pixels times bands times frames that are float on the device at once: 256 MB."""
 BATCH = 8
 """Windows that go through the model at once."""
 
@@ -137,15 +139,32 @@ def run(
     block = block[:, :, _seen(place.rows, settings.window), _seen(place.columns, settings.window)]
     check_values(block, settings.pixels)
     with alone(device), torch.inference_mode():
-        x, valid = normalise(block, settings.pixels, device, frames=settings.frames)
-        x, valid = (pad_to(t, settings.window) for t in (x, valid))
         answer = torch.from_numpy(out).to(device, copy=True)
-        said = ((_ask(step, tell(b, settings, first_frame), settings), b) for b in batches(x, valid, place, settings))
-        if settings.blend:
-            _blend(answer, said, finish, valid, place, settings)
-        else:
-            _place(answer, said, finish, place, settings)
+        at_once = max(_VALUES // (block[0].size * settings.frames), 1)
+        for group in range(0, len(out), at_once):
+            frame = group * settings.frames
+            part = block[frame : frame + at_once * settings.frames]
+            _run_groups(part, place, first_frame + frame, step, finish, answer[group : group + at_once], settings)
         return answer.cpu().numpy()
+
+
+def _run_groups(
+    block: np.ndarray,
+    place: Block,
+    first_frame: int,
+    step: Step,
+    finish: Finish,
+    answer: torch.Tensor,
+    settings: Settings,
+) -> None:
+    """Run as many groups of frames as memory is planned for."""
+    x, valid = normalise(block, settings.pixels, str(answer.device), frames=settings.frames)
+    x, valid = (pad_to(t, settings.window) for t in (x, valid))
+    said = ((_ask(step, tell(b, settings, first_frame), settings), b) for b in batches(x, valid, place, settings))
+    if settings.blend:
+        _blend(answer, said, finish, valid, place, settings)
+    else:
+        _place(answer, said, finish, place, settings)
 
 
 def _seen(axis: BlockAxis, window: int) -> slice:

@@ -11,6 +11,8 @@ from xgfm.errors import UnitsError
 
 _BRIGHTEST, _DARKEST = 2.0, 0.002
 """Reflectances that a block's mean never exceeds, and its maximum never stays below, unless its units are wrong."""
+_NEGATIVE = -0.5
+"""Reflectance that atmospheric correction never goes below."""
 _SAMPLE = 1 << 14
 """Pixels of a block that are looked at to judge its units."""
 _FEW = 64
@@ -49,11 +51,20 @@ def check_values(block: np.ndarray, pixels: Pixels) -> None:
         return
     step = max(1, int((block.shape[-2] * block.shape[-1] / _SAMPLE) ** 0.5))
     sample = block[..., ::step, ::step]  # wrong units are wrong everywhere
-    values = sample[_valid(sample, pixels.nodata)]
+    for frame in sample:  # one of several may come from elsewhere
+        _check_frame(frame[_valid(frame, pixels.nodata)], pixels.reflectance_scale)
+
+
+def _check_frame(values: np.ndarray, scale: float) -> None:
     if values.size < _FEW:
         return
-    scale = pixels.reflectance_scale
-    brightest, mean = float(values.max()), float(values.mean(dtype="float64"))
+    brightest, darkest, mean = float(values.max()), float(values.min()), float(values.mean(dtype="float64"))
+    if darkest * scale < _NEGATIVE:
+        raise UnitsError(
+            f"the cube's values go down to {darkest:.4g}, a reflectance of {darkest * scale:.3g} at "
+            f"reflectance_scale={scale:g}; if that stands for missing, say so: cube.assign_attrs(nodata={darkest:g}); "
+            "or allow=['values']"
+        )
     if 0 < brightest * scale < _DARKEST:
         raise UnitsError(
             f"the cube's values go up to {brightest:.4g}, a reflectance of {brightest * scale:.2g} at "
@@ -86,7 +97,7 @@ def normalise(block: np.ndarray, pixels: Pixels, device: str, *, frames: int) ->
     valid : torch.Tensor
         ``(group, y, x)``, True where every band of every frame is there.
     """
-    raw = torch.from_numpy(np.ascontiguousarray(block))
+    raw = torch.from_numpy(np.ascontiguousarray(block, block.dtype.newbyteorder("=")))
     if device.startswith("cuda"):
         raw = raw.pin_memory()
     raw = raw.to(device, non_blocking=True).reshape(-1, frames, *raw.shape[1:])  # (group, T, C, y, x)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,8 +24,8 @@ from xgfm.errors import FramesError, TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.augment import averaged_over_d4
 from xgfm.infer.blocks import map_windows
-from xgfm.infer.check import check
-from xgfm.infer.device import Precision, check_precision, dtype_of, pick, ready
+from xgfm.infer.check import check, spec_of
+from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import BATCH, Batch, Settings, run
 from xgfm.infer.layers import LAYERS, layer_count, map_layers, missing
@@ -67,6 +68,8 @@ class _Predict:
                     f"the module of task {spec.name!r} answers with shape {tuple(said.shape)} to an input of "
                     f"{tuple(x.shape)}; expected (B, K, H, W) = {wanted}, K the task's classes"
                 )
+            if said.isnan().any():
+                raise TaskError(f"the module of task {spec.name!r} answers NaN to finite input; its weights are bad")
             return said.float()
 
         def step(batch: Batch) -> torch.Tensor:
@@ -107,7 +110,7 @@ def predict(
     cube : DataArray or Dataset
         Dims ``(time, band, y, x)``, or one variable ``(time, y, x)`` per band. With more steps than a task of several
         frames takes, the cube is composited as the task says; a task of one frame maps every step.
-    task : str or ModelHandle
+    task : str, path or ModelHandle
         Name of a published or registered task, path of a folder or weights file, or what `xgfm.load_task` gave.
     periods : sequence, optional
         Seasons that a task of several frames maps one by one: ``["2023", ("2024-03", "2024-10")]``, in order. Each is
@@ -156,8 +159,9 @@ def predict(
     checked, times = _framed(checked, spec, periods)
     geobox = geobox_of(checked)
     halo = spec.halo if halo is None else halo
-    _check_options(spec, halo, blend, min_valid)
+    _check_options(spec, halo, blend, min_valid, batch_size)
     check_precision(precision)
+    check_device(device)
     # Last: it may download gigabytes, for a cube that is not refused.
     handle = load_task(task) if isinstance(task, str | PathLike) else task
     settings = Settings(
@@ -186,7 +190,7 @@ def predict(
 
 
 def _task_spec(task: str | PathLike[str] | ModelHandle) -> TaskSpec:
-    spec = registry.spec_of(task) if isinstance(task, str | PathLike) else task.spec
+    spec = spec_of(task)
     if isinstance(spec, ModelSpec):
         raise TaskError(
             f"{spec.name!r} is an encoder and knows no classes; use cube.gfm.embed or cube.gfm.reconstruct, or one of "
@@ -227,7 +231,7 @@ def _season(cube: xr.DataArray, spec: TaskSpec, season: Period) -> xr.DataArray:
 
 
 def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
-    asked = (return_,) if isinstance(return_, str) else tuple(return_)
+    asked = (return_,) if isinstance(return_, str) else tuple(return_ or ())
     if spec.kind == "regression":
         if asked != ("class",):
             raise TaskError(f"{spec.name!r} is a regression and gives its value only; leave return_= out")
@@ -238,8 +242,10 @@ def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in LAYERS if name in asked)
 
 
-def _check_options(spec: TaskSpec, halo: int, blend: str | None, min_valid: float) -> None:
-    if not 0 <= halo <= (spec.window - 1) // 2:
+def _check_options(spec: TaskSpec, halo: int, blend: str | None, min_valid: float, batch_size: int) -> None:
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise TaskError(f"batch_size={batch_size}: expected a whole number of windows, 1 or more")
+    if not isinstance(halo, Integral) or not 0 <= halo <= (spec.window - 1) // 2:
         raise TaskError(f"halo={halo}: expected 0 to {(spec.window - 1) // 2} for windows of {spec.window} pixels")
     if blend not in (None, "hann") or (blend and not halo):
         raise TaskError(f"blend={blend!r} with halo={halo}: expected 'hann' with a halo to blend over, or None")
@@ -305,6 +311,8 @@ def _plane(block: np.ndarray, *, index: tuple[Any, ...], to: Any) -> np.ndarray:
 def _facts(cube: xr.DataArray, spec: TaskSpec) -> dict[str, Any]:
     """What the map was made of, as JSON values."""
     frames = cube.attrs.get("frames")
+    if not isinstance(frames, list) or len(frames) != cube.sizes["time"]:  # some were dropped since, or not ours
+        frames = None
     facts = {
         "task": spec.name,
         "task_licence": spec.licence or None,

@@ -20,12 +20,11 @@ from xgfm import cf
 from xgfm.errors import TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
-from xgfm.infer.check import check
-from xgfm.infer.device import pick
+from xgfm.infer.check import check, spec_of
+from xgfm.infer.device import check_device, pick
 from xgfm.infer.embed import check_frames
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
 from xgfm.infer.kernel import Batch, Settings, run
-from xgfm.models import registry
 from xgfm.models.handle import load_model
 from xgfm.models.spec import ModelSpec
 from xgfm.windows import Block
@@ -112,7 +111,8 @@ def reconstruct(
     CubeError
         The cube does not fit the model; before any read.
     """
-    spec = registry.spec_of(model) if isinstance(model, str | PathLike) else model.spec
+    check_device(device)
+    spec = spec_of(model)
     if not isinstance(spec, ModelSpec):
         raise TaskError(f"{spec.name!r} is a task and reconstructs nothing; give a model, {spec.model.name!r}")
     checked = check(cube, spec, allow=allow, reflectance_scale=reflectance_scale)
