@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import torch
 from dask.base import tokenize
@@ -186,3 +188,92 @@ def test_registered_weights_of_a_record(tmp_path: Path) -> None:
     torch.save(module.state_dict(), tmp_path / "mine.pt")
     register_task(task(UNET), weights=tmp_path / "mine.pt")
     assert torch.equal(load_task("small-task").load().encoder.cls_token, module.encoder.cls_token)
+
+
+class Signed(nn.Module):
+    """Modules of equal parameters whose answers differ by a sign that no state dict holds."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.sign = sign
+
+    def forward(self, x: torch.Tensor, time: object = None, location: object = None) -> torch.Tensor:
+        return self.sign * self.weight * x.mean(dim=2)[:, :3]
+
+
+class Signs:
+    """A builder that is an object, so has no name."""
+
+    def __init__(self, sign: float) -> None:
+        self.sign = sign
+
+    def __call__(self, spec: TaskSpec) -> nn.Module:
+        return Signed(self.sign)
+
+
+def signed(spec: TaskSpec, sign: float) -> nn.Module:
+    return Signed(sign)
+
+
+BUILDERS = {
+    "lambda": (lambda spec: Signed(1.0), lambda spec: Signed(-1.0)),
+    "partial": (functools.partial(signed, sign=1.0), functools.partial(signed, sign=-1.0)),
+    "object": (Signs(1.0), Signs(-1.0)),
+}
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_task_registered_again_is_another(kind: str) -> None:
+    handles, answers = [], []
+    for build in BUILDERS[kind]:
+        register_task(task({}), build=build)
+        assert load_task("small-task").key == load_task("small-task").key
+        handles.append(load_task("small-task"))
+        answers.append(handles[-1].load()(torch.ones(1, 6, 3, 2, 2)).mean().item())
+    first, second = handles
+    assert first.digest == second.digest
+    assert first != second
+    assert tokenize(first) != tokenize(second)
+    assert answers == [1.0, -1.0]
+
+
+def test_function_of_an_edited_module_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    keys = []
+    for scale in (1, 2):
+        (tmp_path / "edited_builders.py").write_text(
+            f"import torch\ndef build(spec):\n    net = torch.nn.ReLU()\n    net.scale = {scale}\n    return net\n"
+        )
+        monkeypatch.delitem(sys.modules, "edited_builders", raising=False)
+        register_task(task({}), build=__import__("edited_builders").build)
+        keys.append(load_task("small-task").key)
+    assert keys[0] != keys[1]
+
+
+def test_key_travels_with_the_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counting(spec: TaskSpec) -> nn.Module:
+        seen.append(1)  # what it refers to changes with each call, and so does its pickle
+        return Signed(1.0)
+
+    register_task(task({}), build=counting)
+    handle = load_task("small-task")
+    handle.load()
+    monkeypatch.setattr(registry, "builder_digest", lambda build: pytest.fail("computed again"))
+    there = cloudpickle.loads(cloudpickle.dumps(handle))
+    assert there == handle
+    assert there.key == load_task("small-task").key == handle.key
+
+
+def test_handle_made_by_hand_knows_its_builder() -> None:
+    one, other = (ModelHandle(task({}), None, "0" * 64, build=build) for build in BUILDERS["lambda"])
+    assert one.key != other.key
+
+
+def test_builder_that_cannot_be_pickled_is_refused() -> None:
+    lock = threading.Lock()
+    with pytest.raises(TaskError, match=r"build= cannot be pickled \(TypeError: .*lock.*a function that opens"):
+        register_task(task({}), build=lambda spec: Signed(float(lock.locked())))

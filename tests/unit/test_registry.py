@@ -115,6 +115,13 @@ def test_task_without_builder_and_weights_is_refused() -> None:
         register_task(task())
 
 
+def test_empty_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_task(build_task(task()), task(), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match="name of a task or model is empty; give a path, or one of"):
+        find("")
+
+
 def test_records_need_no_torch() -> None:
     code = "import sys; from xgfm.models.handle import tasks; assert tasks(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

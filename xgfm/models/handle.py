@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from xgfm.errors import CheckpointError, TaskError
@@ -40,14 +40,19 @@ class ModelHandle:
     """SHA-256 of the weights file, or of the parameters where there is no file."""
     layout: Layout = "xgfm"
     """How the weights file names its tensors."""
-    build: Builder | None = None
+    build: Builder | None = field(default=None, compare=False)
     """Makes the module, where the record alone does not describe it."""
+    builder: str = ""
+    """Digest of ``build``; computed once and sent along, since another process may pickle it otherwise."""
+
+    def __post_init__(self) -> None:
+        if self.build is not None and not self.builder:
+            object.__setattr__(self, "builder", registry.builder_digest(self.build))
 
     @property
     def key(self) -> str:
         """What tells this module from every other one."""
-        builder = None if self.build is None else f"{self.build.__module__}.{self.build.__qualname__}"
-        return json.dumps([self.digest, builder, to_json(self.spec)], sort_keys=True)
+        return json.dumps([self.digest, self.builder, to_json(self.spec)], sort_keys=True)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -141,7 +146,7 @@ def is_cached(spec: TaskSpec | ModelSpec) -> bool:
 def _handle(entry: Entry, kind: type[TaskSpec] | type[ModelSpec], word: str, other: str) -> ModelHandle:
     if not isinstance(entry.spec, kind):
         raise TaskError(f"{entry.spec.name!r} is no {word}; use {other}({entry.spec.name!r})")
-    return ModelHandle(entry.spec, entry.source, _digest(entry), entry.layout, entry.build)
+    return ModelHandle(entry.spec, entry.source, _digest(entry), entry.layout, entry.build, entry.builder)
 
 
 def _digest(entry: Entry) -> str:

@@ -7,7 +7,9 @@ is downloaded and no weights are opened; torch is not imported.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import marshal
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +43,8 @@ class Entry:
     """Digest that the weights must have, where it is known."""
     build: Builder | None = None
     """For modules that a record does not describe."""
+    builder: str = ""
+    """Digest of ``build``, from the time of its registration; empty without one."""
 
 
 _REGISTERED: dict[str, Entry] = {}
@@ -65,7 +69,7 @@ def register_task(spec: TaskSpec, build: Builder | None = None, weights: str | o
     Raises
     ------
     TaskError
-        For a name that is taken, or neither builder nor weights.
+        For a name that is taken, neither builder nor weights, or a builder that cannot be pickled.
     """
     if spec.name in TASKS or spec.name in MODELS or spec.name in _bundled():
         raise TaskError(f"task name {spec.name!r} is taken by a task that comes with xgfm; choose another name")
@@ -74,7 +78,45 @@ def register_task(spec: TaskSpec, build: Builder | None = None, weights: str | o
     if isinstance(build, type) or hasattr(build, "parameters"):
         raise TaskError(f"build= of task {spec.name!r} is a module; give a function of its record: lambda spec: M()")
     source = None if weights is None else _file_source(Path(weights))
-    _REGISTERED[spec.name] = Entry(spec, source, _layout(spec), build=build)
+    _REGISTERED[spec.name] = Entry(spec, source, _layout(spec), build=build, builder=builder_digest(build))
+
+
+class _Hash:
+    """A file that keeps only the digest of what is written: a builder may hold gigabytes of weights."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return memoryview(data).nbytes
+
+
+def builder_digest(build: Builder | None) -> str:
+    """Return the SHA-256 of a pickled builder: two lambdas of one name differ by what they do.
+
+    Functions of an importable module are pickled as their name alone, so their code is added: a reloaded module counts.
+
+    Raises
+    ------
+    TaskError
+        When the builder cannot be pickled, so cannot reach a worker either.
+    """
+    if build is None:
+        return ""
+    import cloudpickle  # type: ignore[import-untyped]  # what workers get builders with
+
+    hashed = _Hash()
+    try:
+        cloudpickle.dump(build, hashed)
+    except Exception as error:  # objects refuse to be pickled with errors of their own
+        raise TaskError(
+            f"build= cannot be pickled ({type(error).__name__}: {error}), so it cannot be sent to workers or told from "
+            "another one; give a function that opens what it needs itself"
+        ) from error
+    if (code := getattr(build, "__code__", None)) is not None:
+        hashed.write(marshal.dumps(code, 2))  # later formats depend on how often an object is referred to
+    return hashed.digest.hexdigest()
 
 
 def tasks() -> list[TaskSpec]:
@@ -110,11 +152,13 @@ def find(name_or_path: str | os.PathLike[str], spec: TaskSpec | ModelSpec | str 
     Raises
     ------
     TaskError
-        For an unknown name, with the nearest known one.
+        For an unknown name, with the nearest known one, and for an empty one.
     CheckpointError
         For a path where there is nothing, or a file that does not say what it holds.
     """
     name, entries = os.fspath(name_or_path), _entries()
+    if not name:
+        raise TaskError(f"the name of a task or model is empty; give a path, or one of {sorted(entries)}")
     if name in entries and spec is None:
         return entries[name]
     path = Path(name).expanduser()
@@ -152,7 +196,7 @@ def _from_folder(folder: Path, source: str) -> Entry:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         return Entry(_record(config), source, sha256=str(config["sha256"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{folder} has no readable {CONFIG_FILE} ({type(error).__name__}: {error}); "
             "give a folder written by save_task, or a weights file with spec="
