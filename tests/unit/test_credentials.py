@@ -74,12 +74,40 @@ def test_a_users_settings_come_on_top() -> None:
 @pytest.mark.parametrize(
     "name",
     ["GDAL_HTTP_BEARER", "GDAL_HTTP_HEADERS", "GDAL_HTTP_USERPWD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-     "AZURE_STORAGE_SAS_TOKEN", "GDAL_HTTP_COOKIE", "AZURE_STORAGE_ACCESS_KEY", "GDAL_HTTP_PROXYUSERPWD"],
+     "AZURE_STORAGE_SAS_TOKEN", "GDAL_HTTP_COOKIE", "AZURE_STORAGE_ACCESS_KEY", "GDAL_HTTP_PROXYUSERPWD",
+     "AZURE_STORAGE_CONNECTION_STRING", "GS_OAUTH2_PRIVATE_KEY", "SWIFT_KEY", "swift_key", "AWS_ACCESS_KEY_ID",
+     "GS_OAUTH2_CLIENT_SECRET", "GOOGLE_APPLICATION_CREDENTIALS", "GDAL_HTTP_SSLKEYPASSWD"],
 )  # fmt: skip
 def test_secrets_are_not_settings(name: str) -> None:
     with pytest.raises(XgfmError, match=rf"gdal= holds \['{name}'\].*stored in the graph") as caught:
         gdal_settings({name: "canary"})
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["http://u:canary@proxy:3128", "u:canary@proxy", "https://canary@host/", "AccountName=a;AccountKey=canary",
+     "Authorization: Bearer canary", "sig=canary", "token: canary", "-----BEGIN PRIVATE KEY-----canary"],
+)  # fmt: skip
+def test_secrets_are_known_by_their_value(value: str) -> None:
+    with pytest.raises(XgfmError, match=r"gdal= holds \['GDAL_HTTP_PROXY'\].*stored in the graph") as caught:
+        gdal_settings({"GDAL_HTTP_PROXY": value})
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GDAL_HTTP_PROXY", "http://proxy:3128"), ("GDAL_HTTP_TCP_KEEPALIVE", "YES"), ("GDAL_CACHEMAX", "64"),
+     ("VSICURL_PC_SAS_TOKEN_URL", "https://host/api/"), ("AWS_S3_ENDPOINT", "host:9000"), ("GDAL_HTTP_AUTH", "NTLM"),
+     ("CPL_VSIL_CURL_ALLOWED_EXTENSIONS", ".tif"), ("AWS_NO_SIGN_REQUEST", "YES"), ("GDAL_HTTP_USERAGENT", "me")],
+)  # fmt: skip
+def test_plain_settings_are_no_secrets(name: str, value: str) -> None:
+    assert gdal_settings({name: value})[name] == value
+
+
+def test_settings_are_a_mapping() -> None:
+    with pytest.raises(XgfmError, match="gdal= is a str; expected GDAL settings"):
+        gdal_settings("GDAL_HTTP_TIMEOUT=5")  # type: ignore[arg-type]
 
 
 def test_settings_reach_the_reading_thread_and_leave_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xgfm.cube.items import ASSETS, from_cmr, normalise, normalise_all, tile_of, unsigned
+from xgfm.cube.items import ASSETS, from_cmr, normalise, normalise_all, tile_of
 from xgfm.errors import GridError, ItemError
 from xgfm.grid import tile_geobox
 from xgfm.models.spec import PRITHVI_BANDS
@@ -287,25 +287,9 @@ def test_a_tile_that_does_not_exist() -> None:
         normalise(made(tile="15TJM"))
 
 
-def test_signatures_are_taken_off() -> None:
-    plain = "https://hls2euwest.blob.core.windows.net/hls2/L30/x.B02.tif"
-    assert unsigned(plain) == plain
-    assert unsigned(f"{plain}?st=2024&se=2025&sig=canary") == plain
-    assert unsigned("/data/B02.tif") == "/data/B02.tif"
-    assert unsigned("https://host/B02.tif?version=3") == "https://host/B02.tif?version=3"
-
-
-@pytest.mark.parametrize(
-    "href",
-    [
-        "https://bucket.s3.amazonaws.com/B02.tif?X-Amz-Signature=canary&X-Amz-Date=1",
-        "https://host/B02.tif?token=canary",
-        "https://user:canary@host/B02.tif",
-    ],
-)
-def test_other_secrets_in_hrefs_are_refused_and_not_repeated(href: str) -> None:
+def test_secrets_in_hrefs_are_refused_with_the_item() -> None:
     item = made()
-    item["assets"]["B02"]["href"] = href
+    item["assets"]["B02"]["href"] = "https://host/B02.tif?token=canary"
     with pytest.raises(ItemError, match="is signed or holds a password") as caught:
         normalise(item)
     assert "canary" not in str(caught.value)

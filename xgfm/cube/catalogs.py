@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from xgfm.cube.items import from_cmr, tile_of, unsigned
+from xgfm.cube.hrefs import redacted, unsigned
+from xgfm.cube.items import from_cmr, tile_of
 from xgfm.cube.target import Bounds, boxes_touch, check_bbox
 from xgfm.errors import MissingExtraError, SearchError
 from xgfm.grid import parse_tile, tile_geobox
@@ -258,8 +259,7 @@ def _read_json(href: str) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(pystac.StacIO.default().read_text(href))
     except (OSError, ValueError, HTTPError) as error:
-        shown = href.partition("?")[0]
-        raise SearchError(f"catalog={shown!r} cannot be read as STAC JSON: {str(error).partition('?')[0]}") from error
+        raise SearchError(f"catalog={redacted(href)!r} cannot be read as STAC JSON: {redacted(str(error))}") from error
     return document
 
 

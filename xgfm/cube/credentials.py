@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
+from xgfm.cube.hrefs import PLANETARY_COMPUTER_HOSTS, is_host, redacted
 from xgfm.errors import ReadError, XgfmError
 
 T = TypeVar("T")
@@ -37,9 +38,17 @@ GDAL_SETTINGS: Mapping[str, str] = {
 
 EARTHDATA_HOSTS = ("earthdata.nasa.gov", "earthdatacloud.nasa.gov")
 """Hosts, with their subdomains, that take an Earthdata token. It is sent nowhere else."""
-PLANETARY_COMPUTER_HOSTS = ("hls2euwest.blob.core.windows.net",)
 
-_SECRET = re.compile(r"BEARER|HEADER|USERPWD|PASSW|SECRET|TOKEN|COOKIE|SESSION|ACCESS_KEY|SAS", re.IGNORECASE)
+_SECRET = re.compile(
+    r"BEARER|HEADER|USERPWD|PASS|PWD|SECRET|TOKEN|COOKIE|SESSION|SAS|KEY|CREDENTIAL|CONNECTION_STRING",
+    re.IGNORECASE,
+)
+"""In the names of settings."""
+_SECRET_VALUE = re.compile(
+    r"[:/][^@\s]*@"  # user:password@host, with or without a scheme before it
+    r"|(key|secret|token|pass\w*|pwd|sig|signature|credential|sas)\w*\s*[=:]|\b(bearer|basic)\s|PRIVATE KEY",
+    re.IGNORECASE,
+)
 
 # GDAL remembers for the life of the process that a file could not be opened, and what a bad answer held. Paths whose
 # last read failed are opened past that memory, so that a second try is one. (If it fails in another way than the
@@ -56,7 +65,9 @@ def gdal_settings(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         If one of them is a secret: they are stored in the graph.
     """
     extra = extra or {}
-    secret = [name for name in extra if _SECRET.search(name) and name != "VSICURL_PC_SAS_TOKEN_URL"]
+    if not isinstance(extra, Mapping):
+        raise XgfmError(f"gdal= is a {type(extra).__name__}; expected GDAL settings, gdal={{'GDAL_HTTP_TIMEOUT': '5'}}")
+    secret = [name for name, value in extra.items() if _is_secret(str(name), str(value))]
     if secret:
         raise XgfmError(
             f"gdal= holds {secret}, and what stands in gdal= is stored in the graph; set EARTHDATA_TOKEN, a netrc "
@@ -65,12 +76,17 @@ def gdal_settings(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**GDAL_SETTINGS, **{name: str(value) for name, value in extra.items()}}
 
 
+def _is_secret(name: str, value: str) -> bool:
+    named = bool(_SECRET.search(name)) and name != "VSICURL_PC_SAS_TOKEN_URL"
+    return named or bool(_SECRET_VALUE.search(value))
+
+
 def gdal_path(href: str) -> str:
     """Return what GDAL opens for an asset's href: for a Planetary Computer file, a path that GDAL signs by itself."""
     parts = urlsplit(href)
     if parts.scheme not in ("http", "https"):
         return href
-    if not _is_host(parts.hostname, PLANETARY_COMPUTER_HOSTS):
+    if not is_host(parts.hostname, PLANETARY_COMPUTER_HOSTS):
         return f"/vsicurl/{href}"
     collection = "hls2-s30" if "/S30/" in parts.path else "hls2-l30"
     return f"/vsicurl?pc_url_signing=yes&pc_collection={collection}&url={quote(href, safe=':/')}"
@@ -115,16 +131,12 @@ def read(href: str, action: Callable[[], T], *, item: str, asset: str) -> T:
         return result
     _failed.add(path)
     # Raised outside of the handler, so that the original, which may quote a signed href, is not its context.
-    raise ReadError(f"cannot read asset {asset!r} of item {item!r} ({_plain(href)}): {reason}{_hint(href, reason)}")
-
-
-def _is_host(host: str | None, known: tuple[str, ...]) -> bool:
-    return host is not None and any(host == name or host.endswith(f".{name}") for name in known)
+    raise ReadError(f"cannot read asset {asset!r} of item {item!r} ({redacted(href)}): {reason}{_hint(href, reason)}")
 
 
 def _credentials(href: str) -> dict[str, str]:
     """GDAL settings that let this process read an href: looked up now, in this process's environment."""
-    if not _is_host(urlsplit(href).hostname, EARTHDATA_HOSTS):
+    if not is_host(urlsplit(href).hostname, EARTHDATA_HOSTS):
         return {}
     token = os.environ.get("EARTHDATA_TOKEN")
     if token:
@@ -150,23 +162,18 @@ def _cookie_file(pid: int) -> str:
     return name
 
 
-def _plain(text: str) -> str:
-    """Text without query strings and passwords of URLs."""
-    return re.sub(r"(//)[^/@\s]*@", r"\1", re.sub(r"\?[^\s'\")]*", "", text))
-
-
 def _plain_reason(error: BaseException) -> str:
     """What went wrong, from the innermost error: libraries wrap GDAL's own words."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _plain(str(error)).rstrip(".") or type(error).__name__
+    return redacted(str(error)).rstrip(".") or type(error).__name__
 
 
 def _hint(href: str, reason: str) -> str:
     """Say what mends a failed read."""
     refused = re.search(r"\b40[139]\b", reason)
     not_a_file = "not recognized" in reason
-    if (refused or not_a_file) and _is_host(urlsplit(href).hostname, EARTHDATA_HOSTS):
+    if (refused or not_a_file) and is_host(urlsplit(href).hostname, EARTHDATA_HOSTS):
         return (
             ". The Earthdata login failed: set EARTHDATA_TOKEN, or a netrc entry for urs.earthdata.nasa.gov, in the "
             "environment of the workers, and accept LP DAAC's application once in your Earthdata profile"

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from xgfm.cube.hrefs import unsigned
 from xgfm.errors import ItemError
 from xgfm.grid import tile_geobox
 from xgfm.models.spec import PRITHVI_BANDS
@@ -48,8 +49,6 @@ SIMULATED_MARK = "xgfm:simulated"
 
 _GRANULE = re.compile(r"HLS\.(?P<sensor>[LS]30)\.T(?P<tile>\d{2}[A-Z]{3})\.\d{7}T\d{6}\.v\d\.\d")
 _SOUTHERN_OFFSET = 10_000_000
-_SIGNATURES = {"sig", "x-amz-signature", "x-amz-security-token", "x-goog-signature", "token", "access_token"}
-_SIGNED_ON_READING = ".blob.core.windows.net"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,25 +135,6 @@ def sensor_of(item: Mapping[str, Any]) -> str | None:
         return _granule(item, item.get("assets", {}))["sensor"]
     except ItemError:
         return None
-
-
-def unsigned(href: str) -> str:
-    """Return an href without a Planetary Computer signature: reading signs again, and signatures are secrets.
-
-    Raises
-    ------
-    ItemError
-        If it carries a signature that reading could not make again.
-    """
-    parts = urlsplit(href)
-    if not {key.lower() for key, _ in parse_qsl(parts.query)} & _SIGNATURES and "@" not in parts.netloc:
-        return href
-    if (parts.hostname or "").endswith(_SIGNED_ON_READING):
-        return urlunsplit(parts._replace(query=""))
-    raise ItemError(
-        f"href {urlunsplit(parts._replace(query='', netloc=parts.netloc.rpartition('@')[2]))!r} is signed or holds a "
-        "password, which would be stored with the graph; give the plain href, credentials are looked up on reading"
-    )
 
 
 def from_cmr(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
