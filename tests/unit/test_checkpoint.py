@@ -254,3 +254,40 @@ def test_another_head_count_cannot_be_seen() -> None:
     load_into(two, state_of(four), "mine.pt")
     x = torch.randn(1, 6, 3, 32, 32)
     assert not torch.allclose(two.encoder(x), four.encoder(x), atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype"),
+    [(float("nan"), torch.float32), (float("-inf"), torch.float16), (1e300, torch.float64)],
+    ids=["nan", "infinite", "beyond float32"],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, number: float, dtype: torch.dtype) -> None:
+    module = build_task(task())
+    before, state = state_of(module), state_of(module)
+    for name in ("encoder.cls_token", "head.head.2.bias"):
+        state[name] = state[name].to(dtype)
+        state[name].view(-1)[-1] = number
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"NaN or infinite numbers in encoder\.cls_token, head\.head\.2\.bias:"):
+        load_into(module, read_state(tmp_path / "a.safetensors", "xgfm"), "a.safetensors")
+    assert same(module, before)
+
+
+def test_refusal_does_not_pass_on_advice_to_run_the_file(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"w": torch.ones(2)})
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for name, data in content.items():
+            file.writestr(name, b"\x80\x02garbage" if name.endswith("data.pkl") else data)
+    with pytest.raises(CheckpointError, match=r"corrupt \(its pickle cannot be read\); fetch it again") as caught:
+        read_state(path, "v2")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("kind", ["meta", "nested"])
+def test_tensors_without_values_or_shape_are_refused(tmp_path: Path, kind: str) -> None:
+    odd = torch.empty(2, device="meta") if kind == "meta" else torch.nested.nested_tensor([torch.ones(2)])
+    with pytest.raises(CheckpointError, match=r"a\.pt: odd have no values or no shape"):
+        read_state(saved(tmp_path / "a.pt", {"w": torch.ones(2), "odd": odd}), "v2")

@@ -76,3 +76,10 @@ def test_missing_weights_are_an_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no weights at"):
         load_task(tmp_path)
+
+
+def test_tied_weights_are_saved_under_both_names(tmp_path: Path) -> None:
+    module = build_task(task())
+    module.encoder.norm.bias = module.encoder.norm.weight
+    handle = load_task(save_task(module, task(), tmp_path))
+    assert equal(handle.load(), module)

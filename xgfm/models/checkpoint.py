@@ -103,9 +103,11 @@ def _why_refused(path: Path, reason: str) -> str:
             f"{path.name} holds {', '.join(objects)} besides tensors; opening such a file can run code, so it is "
             "refused. If you trust where it came from, save its 'state_dict' alone, elsewhere, with torch.save"
         )
-    return (
-        f"{path.name} is cut off or corrupt ({reason.splitlines()[0] if reason else 'no reason given'}); fetch it again"
-    )
+    if "weights_only" in reason:  # torch goes on to say how to run the file's code: no advice for a file like this
+        first = "its pickle cannot be read"
+    else:
+        first = reason.splitlines()[0] if reason else "no reason given"
+    return f"{path.name} is cut off or corrupt ({first}); fetch it again"
 
 
 def _allowed(layout: Layout) -> AbstractContextManager[object]:
@@ -127,6 +129,11 @@ def _tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
     others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(f"{path.name}: {_listed(others)} are no tensors; a dict of tensors is needed")
+    hollow = [str(key) for key, value in loaded.items() if value.is_meta or value.is_nested]
+    if hollow:
+        raise CheckpointError(
+            f"{path.name}: {_listed(hollow)} have no values or no shape (meta or nested tensors); save ordinary tensors"
+        )
     return {str(key): value for key, value in loaded.items()}
 
 
@@ -192,13 +199,19 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     Raises
     ------
     CheckpointError
-        When keys are missing or unexpected, or a shape differs. The module is then as it was.
+        When keys are missing or unexpected, a shape differs, or a number is not finite. The module is then as it was.
     """
     part = published_part(module)
     wanted = part.state_dict()
     faults = _faults(wanted, state)
     if faults:
         raise CheckpointError(f"{source} is not the weights of this architecture: {'; '.join(faults)}")
+    broken = [key for key, needed in wanted.items() if not _is_finite(state[key], needed.dtype)]
+    if broken:
+        raise CheckpointError(
+            f"{source} holds NaN or infinite numbers in {_listed(broken)}: its training failed, or it is damaged; "
+            "give the weights of an earlier step, or fetch it again"
+        )
     if any(tensor.is_meta for tensor in wanted.values()):
         module.to_empty(device="cpu")
     part.load_state_dict(state)
@@ -225,6 +238,11 @@ def _faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[s
         "of another kind": retyped,
     }
     return [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in counted.items() if keys]
+
+
+def _is_finite(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether all numbers are finite in the module's dtype, which may be narrower than the file's."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.to(dtype)).all())
 
 
 def _kind(tensor: Tensor) -> str:

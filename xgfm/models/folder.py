@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -54,7 +55,10 @@ def _umask() -> int:
 
 def _save(module: nn.Module, spec: TaskSpec | ModelSpec, kind: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in published_part(module).state_dict().items()}
+    state = {  # cloned, since safetensors refuses tied weights
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in published_part(module).state_dict().items()
+    }
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
     config.unlink(missing_ok=True)  # written last, so a folder with a configuration is whole
     save_file(state, weights)
