@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from results import DEGREES, NORTH, SOUTH, pixels, result
 from xgfm import cf
 from xgfm.errors import GridError, ReadError, WriteError
 from xgfm.grid import with_grid
+from xgfm.store import write
 from xgfm.store.layout import _split, prepared
-from xgfm.store.write import to_zarr
+from xgfm.store.write import to_cog, to_zarr
 
 GRIDS = {"north": NORTH, "south": SOUTH, "degrees": DEGREES}
 
@@ -407,3 +409,58 @@ def test_the_name_of_a_geotiff_is_refused(tmp_path: Path, name: str) -> None:
         to_zarr(result(), "memory://here/map.tif")
     assert list(tmp_path.iterdir()) == []
     to_zarr(result(), tmp_path / "map.tif.zarr")
+
+
+FTP = "ftp://u:canary@127.0.0.1:9/x"
+BUCKET = "s3://u:canary@bucket/x?secret=canary"
+
+
+def test_a_failed_write_to_a_url_does_not_repeat_its_password() -> None:
+    with pytest.raises(WriteError, match=r"^ftp://127.0.0.1:9/x cannot be written") as caught:
+        to_zarr(result(), FTP)
+    assert "canary" not in "".join(traceback.format_exception(caught.value, chain=True))
+    with pytest.raises(WriteError, match="is the name of a GeoTIFF") as caught:
+        to_zarr(result(), "s3://u:canary@host/x.tif")
+    assert "canary" not in str(caught.value)
+
+
+def test_a_taken_url_does_not_repeat_its_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(*_: object, **__: object) -> None:
+        raise FileExistsError(BUCKET)
+
+    monkeypatch.setattr(write, "_write", taken)
+    with pytest.raises(WriteError, match=r"^s3://bucket/x already holds data") as caught:
+        to_zarr(result(), BUCKET)
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("host", ["", "localhost"])
+def test_file_urls_are_local_paths(tmp_path: Path, host: str) -> None:
+    path = f"file://{host}{tmp_path}/a%20b.zarr"
+    assert to_zarr(result(), path) == path
+    written = xr.open_zarr(tmp_path / "a b.zarr", mask_and_scale=False)
+    np.testing.assert_array_equal(written["crop_v1_0"], result()["crop_v1_0"])
+    assert to_cog(result(), f"file://{host}{tmp_path}/map.tif") == tmp_path / "map.tif"
+    assert (tmp_path / "map.tif").is_file()
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    to_zarr(result(), "~/map.zarr")
+    to_cog(result(), "~/map.tif")
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix in (".zarr", ".tif")) == ["map.tif", "map.zarr"]
+    with pytest.raises(WriteError, match="there is no such user; give the whole path"):
+        to_zarr(result(), "~nobody-of-that-name/map.zarr")
+
+
+def test_a_geotiff_is_a_local_file() -> None:
+    with pytest.raises(WriteError, match=r"path='s3://bucket/map.tif' is no local file"):
+        to_cog(result(), "s3://u:canary@bucket/map.tif")
+
+
+@pytest.mark.parametrize("side", [0, -1, 2.5, "256", True])
+@pytest.mark.parametrize("name", ["chunk", "shard"])
+def test_sides_of_chunks_are_whole_pixels(name: str, side: Any, tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match=rf"{name}={side!r} must be a whole number of pixels from 1 on"):
+        to_zarr(result(), tmp_path / "x.zarr", **{name: side})

@@ -10,9 +10,13 @@ import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+import numpy as np
 import xarray as xr
 
+from xgfm.cube.hrefs import redacted
 from xgfm.errors import WriteError
 from xgfm.store.cog import category_names, choose_layer, write_cog
 from xgfm.store.layout import prepared
@@ -39,7 +43,7 @@ def to_zarr(
     result : Dataset or DataArray
         What `predict`, `embed` or `open_hls` returned: dims ``(..., y, x)`` and a CRS. Computed here, block by block.
     path : str or path
-        A folder, or the URL of a store (``s3://...``); not the name of a GeoTIFF.
+        A folder (``~`` is the home), or the URL of a store (``s3://...``); not the name of a GeoTIFF.
     chunk : int, optional
         Rows and columns of an inner chunk, the least that can be read. By default 256 to 512, the largest that
         divides the Dask chunk.
@@ -64,12 +68,15 @@ def to_zarr(
     GridError
         Where the result has no CRS or no regular grid.
     """
-    check_zarr_name(path)
+    check_zarr_name(redacted(str(path)) if "://" in str(path) else path)
+    target = _local(path)
+    _check_side("chunk", chunk)
+    _check_side("shard", shard)
     dataset = prepared(result, chunk=chunk, shard=shard)
-    if "://" in str(path):
+    if target is None:
         _write_remote(dataset, str(path), overwrite=overwrite, progress=progress)
     else:
-        with written_whole(Path(path), overwrite=overwrite) as partial:
+        with written_whole(target, overwrite=overwrite) as partial:
             _write(dataset, partial, mode="w-", progress=progress)
     return path
 
@@ -115,8 +122,12 @@ def to_cog(
     GridError
         Where the result has no CRS or no regular grid.
     """
-    check_cog_name(path)
-    target = Path(path)
+    target = _local(path)
+    if target is None:
+        raise WriteError(
+            f"path={redacted(str(path))!r} is no local file, and a GeoTIFF is written to one; give its path"
+        )
+    check_cog_name(target)
     layer = choose_layer(result, variable)
     dataset = prepared(layer)
     with written_whole(target, overwrite=overwrite, inside="map.tif") as partial:
@@ -126,6 +137,25 @@ def to_cog(
     beside = target.with_name(f"{target.name}.aux.xml")
     beside.unlink(missing_ok=True) if names is None else beside.write_text(names, encoding="utf-8")
     return target
+
+
+def _local(path: str | PathLike[str]) -> Path | None:
+    """The local path that is meant, ``file:`` and ``~`` resolved; None for the URL of another store."""
+    parts = urlsplit(str(path))
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(url2pathname(parts.path))
+    if "://" in str(path):
+        return None
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise WriteError(f"path={str(path)!r}: there is no such user; give the whole path") from error
+
+
+def _check_side(name: str, side: Any) -> None:
+    """Refuse what is no number of pixels."""
+    if side is not None and (isinstance(side, bool) or not isinstance(side, int | np.integer) or side < 1):
+        raise WriteError(f"{name}={side!r} must be a whole number of pixels from 1 on, or None to choose it")
 
 
 def _write(dataset: xr.Dataset, store: str | Path, *, mode: Any, progress: bool) -> None:
@@ -158,15 +188,17 @@ def _compute(blocks: Any, *, progress: bool) -> None:
 
 
 def _write_remote(dataset: xr.Dataset, url: str, *, overwrite: bool, progress: bool) -> None:
+    plain = redacted(url)
     try:
         _write(dataset, url, mode="w" if overwrite and _holds_store(url) else "w-", progress=progress)
-    except FileExistsError as error:
+        return
+    except FileExistsError:
         expected = "a Zarr store" if overwrite else "nothing there, or overwrite=True"
-        raise WriteError(f"{url} already holds data; expected {expected}, give another path") from error
+        message = f"{plain} already holds data; expected {expected}, give another path"
     except OSError as error:
-        raise WriteError(
-            f"{url} cannot be written ({error}); what was written before stays there, incomplete"
-        ) from error
+        message = f"{plain} cannot be written ({redacted(str(error))}); what was written before stays there, incomplete"
+    # Raised outside of the handler, so that the original, which may quote the whole url, is not its context.
+    raise WriteError(message)
 
 
 def _holds_store(url: str) -> bool:
