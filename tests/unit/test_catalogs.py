@@ -272,6 +272,20 @@ def test_intervals_of_dates_and_single_periods() -> None:
     assert parse_interval(None) == (None, None)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["2024-05-02T17:00:00+02:00", "2024-05-02 00:30:00-0700", "2024-05-02T17:00:00.5+05:30", "20240502T170000+02"],
+)
+def test_times_with_an_offset_are_converted(text: str) -> None:
+    instant = dt.datetime.fromisoformat(text).astimezone(dt.UTC)
+    first, last = parse_interval(text)
+    assert first == instant
+    assert last is not None
+    assert instant <= last < instant + dt.timedelta(seconds=1)
+    assert parse_interval(f"{text}/..") == (instant, None)
+    assert parse_interval(dt.datetime.fromisoformat(text))[0] == instant
+
+
 @pytest.mark.parametrize("text", ["spring", "2024-13", ("2024", "x"), "2024/2025/2026"])
 def test_what_is_no_period_is_refused(text: Any) -> None:
     with pytest.raises(SearchError, match=r"is not a period; write '2024', '2024-05'"):

@@ -7,9 +7,10 @@ for a run that can be repeated. Items only: no asset is opened, and searching ne
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, timedelta
 from datetime import datetime as Datetime
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def search(
         West, south, east, north in degrees.
     datetime : str or pair, optional
         ``"2024"``, ``"2024-05"``, ``"2024-05-01/2024-06-30"``, ``"2024-05-01/.."``, or ``(start, end)`` of dates;
-        UTC, ends count.
+        ends count. UTC; a time with an offset, ``"2024-05-02T17:00:00+02:00"``, is converted.
     catalog : str or Path
         ``"lpcloud"`` (NASA CMR-STAC), ``"planetary-computer"``; the URL of any STAC API; URL or path of a static
         catalogue, of an item collection (JSON), or of a GeoParquet file (needs ``pip install "xgfm[geoparquet]"``).
@@ -193,16 +194,14 @@ def load_items(path: str | Path) -> list[Item]:
 
 def parse_interval(datetime: Any) -> Interval:
     """Read what ``datetime=`` takes: first and last instant, None where the side is open."""
-    import pandas as pd
-
     if datetime is None:
         return None, None
     parts = datetime.split("/") if isinstance(datetime, str) else datetime
     first, last = parts if isinstance(parts, Sequence) and len(parts) == 2 else (parts, parts)
     first, last = (_single(part) for part in (first, last))
     try:
-        start = None if first in ("", "..") else pd.Period(first.removesuffix("Z")).start_time
-        end = None if last in ("", "..") else pd.Period(last.removesuffix("Z")).end_time
+        start = None if first in ("", "..") else _period(first)[0]
+        end = None if last in ("", "..") else _period(last)[1]
     except ValueError as error:
         raise SearchError(
             f"datetime={datetime!r} is not a period; write '2024', '2024-05', '2024-05-01/2024-06-30' or (start, end)"
@@ -211,6 +210,20 @@ def parse_interval(datetime: Any) -> Interval:
         raise SearchError(f"datetime={datetime!r} ends before it starts; give (start, end)")
     interval = tuple(None if t is None else t.floor("us").to_pydatetime().replace(tzinfo=UTC) for t in (start, end))
     return interval[0], interval[1]
+
+
+def _period(text: str) -> tuple[Any, Any]:
+    """First and last instant of a date or time, in UTC: of ``2024-05``, ``2024-05-02T17:00:00+02:00``."""
+    import pandas as pd
+
+    shifted = re.fullmatch(r"(\d{4}-?\d\d-?\d\d[T ].*?)([+-])(\d\d):?(\d\d)?", text)
+    if shifted is None:
+        period = pd.Period(text.removesuffix("Z"))
+        return period.start_time, period.end_time
+    local, sign, hours, minutes = shifted.groups(default="0")
+    ahead = int(f"{sign}1") * timedelta(hours=int(hours), minutes=int(minutes))
+    period = pd.Period(local)
+    return period.start_time - ahead, period.end_time - ahead
 
 
 def _single(part: Any) -> str:
