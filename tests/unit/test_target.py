@@ -170,6 +170,22 @@ def test_a_geobox_is_the_grid() -> None:
         ({"bbox": (0, 0, 1, 1), "bounds": (0, 0, 1, 1)}, "bbox= and bounds= each say where the cube lies"),
         ({"geobox": tile_geobox("15TVM"), "crs": "EPSG:4326"}, "leave crs= out"),
         ({"resolution": -30}, "must be a positive number"),
+        *(
+            ({"resolution": value}, f"resolution={value!r} must be a positive number")
+            for value in (0, -30, float("nan"), float("inf"), "30", True, {30})
+        ),
+        ({"crs": "foo"}, "crs='foo' is no CRS that PROJ knows"),
+        ({"crs": 3.5}, "crs=3.5 is no CRS that PROJ knows"),
+        ({"crs": 1}, "crs=1 is no CRS that PROJ knows"),
+        ({"bounds": (0, 0, 1)}, r"bounds=\(0, 0, 1\) must be four numbers"),
+        ({"bounds": 5}, "bounds=5 must be four numbers"),
+        ({"bounds": ("a", 0, 1, 1)}, "must be four numbers"),
+        ({"bounds": (0, 0, float("inf"), 1)}, r"must be \(left, bottom, right, top\)"),
+        ({"geobox": (2, 2)}, "geobox= is a tuple; give a GeoBox"),
+        (
+            {"geobox": GeoBox((2, 10_000_001), Affine(30, 0, 0, 0, -30, 0), "EPSG:32615")},
+            r"geobox= makes an axis of 1e\+07",
+        ),
         ({"bounds": (1, 0, 0, 1)}, r"must be \(left, bottom, right, top\)"),
         ({"geobox": GeoBox((2, 2), Affine(30, 0, 0, 0, 30, 0), "EPSG:32615")}, "must be north-up"),
         ({"geobox": GeoBox((2, 2), Affine(30, 0, 0, 0, -30, 0), None)}, "has no CRS"),
@@ -190,6 +206,8 @@ def test_contradictions_are_refused(options: dict[str, Any], message: str) -> No
         ((10, 51, 11, 50), "is not .west, south, east, north"),
         ((10, 51, 11), "must be four numbers"),
         ("15TVM", "must be four numbers"),
+        ((10, 50), "must be four numbers"),
+        ((10, 50, float("nan"), 52), "is not .west, south, east, north"),
         ((10, float("nan"), 11, 52), "is not .west, south, east, north"),
     ],
 )
@@ -198,6 +216,13 @@ def test_what_is_no_box_is_refused(bbox: Any, message: str) -> None:
         check_bbox(bbox)
     with pytest.raises(GridError, match=message):
         Target(bbox=bbox)
+
+
+@pytest.mark.parametrize("options", [{}, {"bbox": (-94.0, 46.0, -93.0, 46.5)}, {"bounds": (4e5, 5.1e6, 5e5, 5.11e6)}])
+@pytest.mark.parametrize("resolution", [1e-4, 1e-300])
+def test_pixels_beyond_number_are_refused(resolution: float, options: dict[str, Any]) -> None:
+    with pytest.raises(GridError, match=f"resolution={resolution} makes an axis of .* give a coarser resolution="):
+        target_grid(ONE, Target(resolution=resolution, **options))
 
 
 def test_where_to_search() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from xgfm.cube.items import HlsItem
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Bounds = tuple[float, float, float, float]
 
 _LONLAT = "EPSG:4326"
+_LONGEST = 10_000_000
+"""Pixels along an axis; more is a resolution in the wrong units, and its coordinates alone fill a memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,14 @@ class Target:
         lattice = [name for name in ("crs", "resolution") if getattr(self, name) is not None]
         if self.geobox is not None and lattice:
             raise GridError(f"geobox= says the whole grid; leave {'= and '.join(lattice)}= out")
-        if self.resolution is not None and not self.resolution > 0:
-            raise GridError(f"resolution={self.resolution} must be a positive number in units of the CRS")
+        if self.resolution is not None and not _is_size(self.resolution):
+            raise GridError(f"resolution={self.resolution!r} must be a positive number in units of the CRS")
+        if self.crs is not None:
+            _asked_crs(self.crs)
         if self.bbox is not None:
             check_bbox(self.bbox)
         if self.bounds is not None:
-            left, bottom, right, top = self.bounds
-            if not (left < right and bottom < top):
-                raise GridError(f"bounds={tuple(self.bounds)} must be (left, bottom, right, top) in units of the CRS")
+            _check_bounds(self.bounds)
         if self.geobox is not None:
             _check_north_up(self.geobox)
 
@@ -70,7 +73,7 @@ def check_bbox(bbox: Sequence[float]) -> Bounds:
         west, south, east, north = (float(v) for v in bbox)
     except (TypeError, ValueError) as error:
         raise GridError(f"bbox={bbox!r} must be four numbers: (west, south, east, north) in degrees") from error
-    in_range = max(abs(west), abs(east)) <= 180 and max(abs(south), abs(north)) <= 90
+    in_range = abs(west) <= 180 and abs(east) <= 180 and abs(south) <= 90 and abs(north) <= 90
     if not in_range or not south < north or west == east:
         raise GridError(
             f"bbox={(west, south, east, north)} is not (west, south, east, north) in degrees; "
@@ -112,12 +115,10 @@ def target_grid(items: Sequence[HlsItem], target: Target) -> GeoBox:
     GridError
         Two UTM zones and no ``crs=``; a region outside of the items' tiles; a grid that cannot be.
     """
-    from odc.geo.crs import CRS
-
     if target.geobox is not None:
         _check_overlap(items, target, _crs(target.geobox), target.geobox.boundingbox.bbox)
         return target.geobox
-    crs = _common_crs(items, target) if target.crs is None else CRS(target.crs)
+    crs = _common_crs(items, target) if target.crs is None else _asked_crs(target.crs)
     resolution = target.resolution or _own_resolution(crs)
     own = crs == _crs(items[0].geobox) and resolution == TILE_RESOLUTION
     anchor = (items[0].geobox.transform.c, items[0].geobox.transform.f) if own else (0.0, 0.0)
@@ -147,15 +148,46 @@ def search_box(target: Target) -> Bounds | None:
         return None
     if target.crs is None:
         raise GridError(f"bounds={tuple(target.bounds)} cannot be searched without their CRS; give crs='EPSG:...'")
-    from odc.geo.crs import CRS
-
-    return check_bbox(_reproject(_four(target.bounds), CRS(target.crs), _lonlat()))
+    return check_bbox(_reproject(_four(target.bounds), _asked_crs(target.crs), _lonlat()))
 
 
 def _lonlat() -> CRS:
     from odc.geo.crs import CRS
 
     return CRS(_LONLAT)
+
+
+def _asked_crs(crs: Any) -> CRS:
+    """What ``crs=`` names."""
+    from odc.geo.crs import CRS
+
+    try:
+        return CRS(crs)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise GridError(f"crs={crs!r} is no CRS that PROJ knows; give crs='EPSG:32615' or the like") from error
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+
+
+def _check_bounds(bounds: Any) -> None:
+    try:
+        left, bottom, right, top = _four(bounds)
+    except (TypeError, ValueError) as error:
+        raise GridError(
+            f"bounds={bounds!r} must be four numbers: (left, bottom, right, top) in units of the CRS"
+        ) from error
+    if not (left < right and bottom < top and all(map(math.isfinite, (left, bottom, right, top)))):
+        raise GridError(f"bounds={tuple(bounds)} must be (left, bottom, right, top) in units of the CRS")
+
+
+def _check_length(pixels: float, says: str) -> None:
+    if not pixels <= _LONGEST:
+        raise GridError(
+            f"{says} makes an axis of {pixels:.3g} pixels, and at most {_LONGEST} can be opened; give a coarser "
+            "resolution= in units of the CRS, or a smaller region"
+        )
 
 
 def _four(values: Sequence[float]) -> Bounds:
@@ -259,13 +291,17 @@ def _snap(bounds: Bounds, crs: CRS, resolution: float, anchor: tuple[float, floa
     from affine import Affine
     from odc.geo.geobox import GeoBox
 
+    for low, high in (bounds[::2], bounds[1::2]):
+        _check_length((high - low) / resolution, f"resolution={resolution}")
     slack = 1e-6  # of a pixel: an edge that misses the lattice by rounding alone takes no further pixel
     first = math.floor((bounds[0] - anchor[0]) / resolution + slack)
     last = math.ceil((bounds[2] - anchor[0]) / resolution - slack)
-    low = math.floor((bounds[1] - anchor[1]) / resolution + slack)
-    high = math.ceil((bounds[3] - anchor[1]) / resolution - slack)
-    left, top = anchor[0] + first * resolution, anchor[1] + high * resolution
-    return GeoBox((max(high - low, 1), max(last - first, 1)), Affine(resolution, 0, left, 0, -resolution, top), crs)
+    lowest = math.floor((bounds[1] - anchor[1]) / resolution + slack)
+    highest = math.ceil((bounds[3] - anchor[1]) / resolution - slack)
+    left, top = anchor[0] + first * resolution, anchor[1] + highest * resolution
+    return GeoBox(
+        (max(highest - lowest, 1), max(last - first, 1)), Affine(resolution, 0, left, 0, -resolution, top), crs
+    )
 
 
 def _intersect(grid: GeoBox, other: GeoBox) -> GeoBox:
@@ -284,7 +320,12 @@ def _crs(geobox: GeoBox) -> CRS:
 
 
 def _check_north_up(geobox: GeoBox) -> None:
+    from odc.geo.geobox import GeoBox
+
+    if not isinstance(geobox, GeoBox):
+        raise GridError(f"geobox= is a {type(geobox).__name__}; give a GeoBox of odc.geo, GeoBox(shape, affine, crs)")
     transform = geobox.transform
     _crs(geobox)
     if transform.b or transform.d or transform.a <= 0 or transform.e >= 0:
         raise GridError(f"geobox= must be north-up: x increasing, y decreasing, not rotated; its affine is {transform}")
+    _check_length(max(geobox.shape), "geobox=")
