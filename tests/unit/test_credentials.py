@@ -15,7 +15,7 @@ from rasterio.errors import RasterioIOError
 
 from xgfm.cube import credentials
 from xgfm.cube.credentials import GDAL_SETTINGS, gdal_path, gdal_settings, read
-from xgfm.errors import ReadError, XgfmError
+from xgfm.errors import ItemError, ReadError, XgfmError
 
 NASA = "https://data.lpdaac.earthdatacloud.nasa.gov/lp-prod-protected/HLSL30.020/x/x.B02.tif"
 AZURE = "https://hls2euwest.blob.core.windows.net/hls2/{}/13/R/CN/2024/05/07/x/x.B02.tif"
@@ -148,6 +148,20 @@ def test_failures_name_item_asset_reason_and_mend(error: Exception, message: str
     assert f"): {str(error).removesuffix('.')}. " in text
     assert ".." not in text
     assert message in text
+
+
+@pytest.mark.parametrize("href", ["/data/x.tif", "data/x.tif", "file:///data/x.tif"])
+def test_reading_a_local_file_again_helps_nobody(href: str) -> None:
+    for reason in ("TIFFFillTile:Read error at row 0", "not recognized as being in a supported file format"):
+        text = str(fail(RasterioIOError(reason), href))
+        assert text.endswith(
+            ". The file is damaged, cut off or no raster: write or fetch it anew, or leave the item out"
+        )
+    assert "The file is not there" in str(fail(RasterioIOError("/data/x.tif: No such file or directory"), href))
+
+
+def test_an_error_that_says_what_mends_it_has_no_further_hint() -> None:
+    assert str(fail(ItemError("two bands; correct the item"))).endswith("): two bands; correct the item")
 
 
 def test_the_innermost_error_is_told() -> None:

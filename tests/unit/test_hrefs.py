@@ -55,7 +55,7 @@ def test_the_signature_that_is_made_anew_is_taken_off() -> None:
     ],
 )  # fmt: skip
 def test_every_other_one_is_refused_and_not_repeated(href: str) -> None:
-    with pytest.raises(ItemError, match="is signed or holds a password.*give the plain href") as caught:
+    with pytest.raises(ItemError, match=r"is signed or holds a password.*give the plain href") as caught:
         unsigned(href)
     assert "canary" not in "".join(traceback.format_exception_only(caught.value))
 

@@ -306,7 +306,7 @@ def test_a_reader_travels(shared_granule: dict[str, Any]) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("fault", ["shifted", "zone", "pixels", "dtype"])
+@pytest.mark.parametrize("fault", ["shifted", "zone", "pixels", "float32", "uint8", "int8", "two bands"])
 def test_a_file_that_is_not_what_its_item_says_is_refused(loader: str, fault: str, tmp_path: Path) -> None:
     item = granule(tmp_path, window=(0, 0, 40, 50), projection=False)
     grid = files_grid(item)
@@ -318,17 +318,40 @@ def test_a_file_that_is_not_what_its_item_says_is_refused(loader: str, fault: st
         crs = "EPSG:32616"
     elif fault == "pixels":
         transform = transform * Affine.scale(1 / 3)
-    else:
-        dtype = "float32"
+    elif fault != "two bands":
+        dtype = fault
+    count = 2 if fault == "two bands" else 1
     with rasterio.open(
-        path, "w", driver="GTiff", width=50, height=40, count=1, dtype=dtype, crs=crs, transform=transform
+        path, "w", driver="GTiff", width=50, height=40, count=count, dtype=dtype, crs=crs, transform=transform
     ) as file:
-        file.write(np.ones((1, 40, 50), dtype))
-    message = (
-        "holds float32, expected int16" if fault == "dtype" else "is not on the grid of its tile, 30 m from 399960"
-    )
-    with pytest.raises(ReadError, match=rf"asset 'B04' of item 'HLS.L30.T15TVM.*{message}"):
+        file.write(np.ones((count, 40, 50), dtype))
+    kinds = "int16, int16" if fault == "two bands" else dtype
+    message = f"holds {kinds}, expected one band of int16"
+    if fault in ("shifted", "zone", "pixels"):
+        message = "is not on the grid of its tile, 30 m from 399960"
+    with pytest.raises(ReadError, match=rf"asset 'B04' of item 'HLS.L30.T15TVM.*{message}") as caught:
         load(loader, [[item]], grid)
+    assert "eading again" not in str(caught.value)
+    assert "correct the item" in str(caught.value)
+
+
+@BOTH
+def test_a_cut_off_local_file_is_not_read_again(loader: str, tmp_path: Path) -> None:
+    item = granule(tmp_path, window=(0, 0, 40, 50))
+    path = Path(item["assets"]["B04"]["href"])
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ReadError, match="asset 'B04'") as caught:
+        load(loader, [[item]], files_grid(item))
+    assert "The file is damaged, cut off or no raster" in str(caught.value)
+    assert "eading again" not in str(caught.value)
+
+
+@BOTH
+@pytest.mark.parametrize("chunks", [0, -1, True, (0, 0), (-1, 5), (5, 0), (5,), (5, 5, 5), "auto", 0.5, None, (True, 5), ("5", 5)])
+def test_chunks_are_whole_pixels(loader: str, chunks: Any) -> None:
+    record = normalise(bare("15TVM"))
+    with pytest.raises(XgfmError, match=r"chunks=.* must be the side of a chunk in pixels"):
+        get_loader(loader)([[record]], ("red",), record.geobox, REFLECTANCE, chunks=chunks, gdal={})
 
 
 def test_a_library_that_puts_pixels_elsewhere_is_caught() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
-from xgfm.cube.hrefs import PLANETARY_COMPUTER_HOSTS, is_host, redacted
+from xgfm.cube.hrefs import PLANETARY_COMPUTER_HOSTS, is_host, is_local, redacted
 from xgfm.errors import ReadError, XgfmError
 
 T = TypeVar("T")
@@ -126,12 +126,13 @@ def read(href: str, action: Callable[[], T], *, item: str, asset: str) -> T:
             result = action()
     except (RasterioError, OSError, RuntimeError, ValueError) as error:
         reason = _plain_reason(error)
+        hint = "" if isinstance(error, XgfmError) else _hint(href, reason)  # ours says what mends it
     else:
         _failed.discard(path)
         return result
     _failed.add(path)
     # Raised outside of the handler, so that the original, which may quote a signed href, is not its context.
-    raise ReadError(f"cannot read asset {asset!r} of item {item!r} ({redacted(href)}): {reason}{_hint(href, reason)}")
+    raise ReadError(f"cannot read asset {asset!r} of item {item!r} ({redacted(href)}): {reason}{hint}")
 
 
 def _credentials(href: str) -> dict[str, str]:
@@ -178,10 +179,12 @@ def _hint(href: str, reason: str) -> str:
             ". The Earthdata login failed: set EARTHDATA_TOKEN, or a netrc entry for urs.earthdata.nasa.gov, in the "
             "environment of the workers, and accept LP DAAC's application once in your Earthdata profile"
         )
+    if "404" in reason or "No such file" in reason:
+        return ". The file is not there: leave the item out, or search again"
+    if is_local(href):
+        return ". The file is damaged, cut off or no raster: write or fetch it anew, or leave the item out"
     if refused:
         return ". Access is denied, or a token has expired: check the credentials in the environment of the workers"
     if not_a_file:
         return ". The server sent something that is not a raster, a login page perhaps"
-    if "404" in reason or "No such file" in reason:
-        return ". The file is not there: leave the item out, or search again"
     return ". Reading again may help: the same cube can be computed once more"

@@ -23,6 +23,11 @@ def is_host(host: str | None, known: tuple[str, ...]) -> bool:
     return host is not None and any(host == name or host.endswith(f".{name}") for name in known)
 
 
+def is_local(href: str) -> bool:
+    """Whether an href is a file of this machine."""
+    return href.startswith("file:") or not _REMOTE.search(href)
+
+
 def unsigned(href: str) -> str:
     """Return an href without a Planetary Computer signature: reading signs again, and signatures are secrets.
 

@@ -19,7 +19,7 @@ from odc.loader.types import RasterLoadParams, RasterSource
 
 from xgfm.cube.credentials import gdal_path, read
 from xgfm.cube.items import HlsItem
-from xgfm.cube.loaders import Layer, Source, Step, check_file, check_grid, place
+from xgfm.cube.loaders import Layer, Source, Step, check_chunks, check_file, check_grid, place
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -41,6 +41,7 @@ def load(
     """Load with odc-stac: `xgfm.cube.loaders.Loader`."""
     import dask.array as da
 
+    chunks = check_chunks(chunks)
     aligned = all(place(item, bands[0], geobox).aligned for step in steps for item in step)
     data = odc.stac.load(
         [_item(i, item, bands, geobox) for i, step in enumerate(steps) for item in step],

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xgfm.cube.credentials import gdal_path, read
-from xgfm.cube.loaders import Layer, Source, Step, check_file, check_grid, first_valid, place
+from xgfm.cube.loaders import Layer, Source, Step, check_chunks, check_file, check_grid, first_valid, place
 from xgfm.errors import GridError, ReadError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def load(
     from rasterio.enums import Resampling
     from stackstac.rio_env import LayeredEnv
 
+    chunks = check_chunks(chunks)
     epsg = None if geobox.crs is None else geobox.crs.epsg
     if epsg is None:
         raise GridError("loader='stackstac' needs a CRS with an EPSG code; give one with crs=, or use loader='odc'")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xgfm.cube.items import HlsItem
-from xgfm.errors import GridError, MissingExtraError, XgfmError
+from xgfm.errors import GridError, ItemError, MissingExtraError, XgfmError
 from xgfm.grid import TILE_PIXELS, TILE_RESOLUTION
 
 if TYPE_CHECKING:
@@ -129,23 +129,32 @@ def check_file(path: str, source: Source, dtype: Any) -> None:
     """Refuse a file of another place, pixel size or kind than its item says: it would be read as nodata or garbage.
 
     Looks once at a file in each process; GDAL keeps the header, so that opening it again asks nothing of the server.
+
+    Raises
+    ------
+    ItemError
+        Where it is.
     """
     import rasterio
 
     if path in _located:
         return
     with rasterio.open(path, sharing=False) as file:
-        transform, crs, kind = file.transform, file.crs, file.dtypes[0]
+        transform, crs, kinds = file.transform, file.crs, file.dtypes
     away = (transform.c - source.left) / TILE_RESOLUTION, (source.top - transform.f) / TILE_RESOLUTION
     straight = (transform.a, transform.b, transform.d, transform.e) == (TILE_RESOLUTION, 0, 0, -TILE_RESOLUTION)
     inside = all(0 <= a < TILE_PIXELS and a == round(a) for a in away)
     if not (straight and inside and _same_crs(crs, source.epsg)):
-        raise ValueError(
+        raise ItemError(
             f"the file lies at {transform.c:.0f}, {transform.f:.0f} in {str(crs)[:60]}, which is not on the grid "
             f"of its tile, 30 m from {source.left:.0f}, {source.top:.0f} in EPSG:{source.epsg}; correct the item"
         )
-    if not np.can_cast(kind, dtype):
-        raise ValueError(f"the file holds {kind}, expected {np.dtype(dtype)} digital numbers as HLS publishes them")
+    # Not what can be cast: a picture's uint8 would pass for very dark reflectance.
+    if kinds != (np.dtype(dtype).name,):
+        raise ItemError(
+            f"the file holds {', '.join(kinds[:4])}, expected one band of {np.dtype(dtype)} digital numbers as HLS "
+            "publishes them; correct the item, or leave it out"
+        )
     _located.add(path)
 
 
@@ -173,6 +182,23 @@ def _bounds_in(grid: GeoBox, geobox: GeoBox) -> tuple[float, float, float, float
 
     transformer = Transformer.from_crs(grid.crs.proj, geobox.crs.proj, always_xy=True)
     return transformer.transform_bounds(*bounds, densify_pts=41)
+
+
+def check_chunks(chunks: Any) -> tuple[int, int]:
+    """Return rows and columns of a chunk.
+
+    Raises
+    ------
+    XgfmError
+        Where they are not two whole numbers from 1 on.
+    """
+    sides = chunks if isinstance(chunks, tuple | list) else (chunks, chunks)
+    whole = [int(n) for n in sides if isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0]
+    if len(sides) != 2 or len(whole) != 2:
+        raise XgfmError(
+            f"chunks={chunks!r} must be the side of a chunk in pixels, or its (rows, columns): whole numbers from 1 on"
+        )
+    return whole[0], whole[1]
 
 
 def check_grid(sizes: Mapping[Any, int], x: NDArray[Any], y: NDArray[Any], geobox: GeoBox) -> None:
