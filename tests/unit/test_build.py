@@ -42,11 +42,27 @@ def test_quirk_wraps_the_module() -> None:
         ({**UNET, "head": {"droop": 0.1}}, "droop"),
         ({**MMSEG, "neck": 3}, "unexpected keyword argument 'neck'"),
         ({**MMSEG, "quirk": {"name": "Upside"}}, "'Upside'; there are"),
+        ({**MMSEG, "quirk": "x"}, "has 'x' where a part is described"),
+        ({**MMSEG, "quirk": {"name": "Resized", "window": 0, "resized": 8}}, "options .*window.*: division by zero"),
+        ({**MMSEG, "neck_channels": -5}, "options .*neck_channels.*negative dimension"),
+        ({"family": ["mmseg"]}, "family"),
+        ({**UNET, "necks": "SelectIndices"}, "necks is 'SelectIndices'; it must be a list"),
+        ({**UNET, "necks": ["SelectIndices"]}, "has 'SelectIndices' where a part is described"),
+        ({**UNET, "necks": [{"name": "AggregateTokens", "index": 99}]}, "options .*index.*out of range"),
+        ({**UNET, "decoder": ["UNetDecoder"]}, "where a part is described"),
+        ({**UNET, "head": "none"}, "options none of its architecture"),
+        ({**UNET, "head": {"dropout": 5}}, "options .*dropout.*between 0 and 1"),
+        ({**FCN, "decoder": {"name": "FCNDecoder", "num_convs": 60000}}, "num_convs is 60000; .* from 1 to 16"),
     ],
 )
 def test_unknown_parts_and_options_are_refused(architecture: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         build_task(task(architecture))
+
+
+def test_upscaling_of_a_regression_is_bounded() -> None:
+    with pytest.raises(TaskError, match=r"learned_upscale_layers is 60000; .* from 0 to 16"):
+        build_task(task({**FCN, "head": {"learned_upscale_layers": 60000}}, kind="regression", classes=()))
 
 
 def test_seed_fixes_the_weights() -> None:

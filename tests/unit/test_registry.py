@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,50 @@ def test_folder_without_a_record_is_refused(tmp_path: Path) -> None:
         find(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="KeyError: 'kind'"):
+        find(tmp_path)
+
+
+HOSTILE = {
+    "mean": ("statistics.mean", [float("nan")] * 6),
+    "std": ("statistics.std", ["1"] * 6),
+    "reflectance_scale": ("statistics.reflectance_scale", 10**400),
+    "frames": ("frames", "3"),
+    "window": ("window", 32.5),
+    "architecture": ("architecture", "unet"),
+    "necks": ("architecture.necks", [1e400]),
+    "classes": ("classes", "water"),
+    "quirks": ("quirks", "One."),
+    "patch_size": ("model.patch_size", [1, 0, 8]),
+    "embed_dim": ("model.embed_dim", 10**9),
+    "depth": ("model.depth", 10**8),
+    "layout": ("weights", {"layout": "evil"}),
+    "AttributeError|TypeError|ValueError": ("model", "prithvi"),
+}
+
+
+@pytest.mark.parametrize("named", HOSTILE)
+def test_hostile_configuration_is_refused_by_field(tmp_path: Path, named: str) -> None:
+    save_task(build_task(task()), task(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    place, value = HOSTILE[named]
+    *outer, last = place.split(".")
+    inner = config["spec"]
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"config\.json \(.*({named})\b"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000 + "]" * 100_000, '{"kind": [], "spec": 1}', '{"kind": "task", "spec": []}', "[]", "NaN", "null", ""],
+    ids=["deep", "kind", "spec", "list", "nan", "null", "empty"],
+)
+def test_configuration_that_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="no readable config"):
         find(tmp_path)
 
 

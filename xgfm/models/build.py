@@ -32,6 +32,7 @@ from torch import nn
 
 from xgfm.errors import TaskError
 from xgfm.models.decoders import DECODERS, Decoder, LinearDecoder
+from xgfm.models.fields import listed
 from xgfm.models.heads import RegressionHead, SegmentationHead
 from xgfm.models.mae import PrithviMAE
 from xgfm.models.mmseg import MmsegModel
@@ -82,7 +83,7 @@ def build_task(spec: TaskSpec) -> nn.Module:
     """
     families: dict[str, Callable[[TaskSpec], nn.Module]] = {"pixelwise": _pixelwise, "mmseg": _mmseg}
     family = spec.architecture.get("family")
-    if family not in families:
+    if not isinstance(family, str) or family not in families:
         raise TaskError(
             f"task {spec.name!r}: architecture has family {family!r}; {sorted(families)} can be built from a record. "
             "For a module of your own give register_task(spec, build=...)"
@@ -96,7 +97,7 @@ def _pixelwise(spec: TaskSpec) -> PixelwiseModel:
     frames = spec.frames // spec.model.patch_size[0]
     channels = [spec.model.embed_dim] * spec.model.depth
     necks: list[Neck] = []
-    for entry in spec.architecture.get("necks", ()):
+    for entry in listed("necks", spec.architecture.get("necks", ())):
         necks.append(_named(NECKS, entry, spec, channels, frames))
         channels = necks[-1].channels
     decoder = _decoder(spec, channels)
@@ -104,9 +105,9 @@ def _pixelwise(spec: TaskSpec) -> PixelwiseModel:
 
 
 def _decoder(spec: TaskSpec, channels: list[int]) -> Decoder:
-    entry = dict(spec.architecture.get("decoder", {}))
-    if entry.get("name") == LinearDecoder.__name__:
-        entry["classes"] = _outputs(spec)
+    entry = spec.architecture.get("decoder", {})
+    if isinstance(entry, Mapping) and entry.get("name") == LinearDecoder.__name__:
+        entry = {**entry, "classes": _outputs(spec)}
     return _named(DECODERS, entry, spec, channels)
 
 
@@ -129,15 +130,21 @@ def _mmseg(spec: TaskSpec) -> MmsegModel:
     return _checked(spec, MmsegModel, options, PrithviEncoder(spec.model), frames, _outputs(spec))
 
 
-def _named(parts: Mapping[str, Callable[..., Part]], entry: Mapping[str, Any], spec: TaskSpec, *given: Any) -> Part:
+def _named(parts: Mapping[str, Callable[..., Part]], entry: Any, spec: TaskSpec, *given: Any) -> Part:
+    if not isinstance(entry, Mapping):
+        raise TaskError(
+            f"task {spec.name!r}: architecture has {entry!r} where a part is described by its name and options"
+        )
     name = str(entry.get("name"))
     if name not in parts:
         raise TaskError(f"task {spec.name!r}: architecture names {name!r}; there are {sorted(parts)}")
     return _checked(spec, parts[name], {key: value for key, value in entry.items() if key != "name"}, *given)
 
 
-def _checked(spec: TaskSpec, part: Callable[..., Part], options: Mapping[str, Any], *given: Any) -> Part:
+def _checked(spec: TaskSpec, part: Callable[..., Part], options: Any, *given: Any) -> Part:
     try:
         return part(*given, **options)
-    except TypeError as error:
-        raise TaskError(f"task {spec.name!r}: options {dict(options)} of its architecture: {error}") from error
+    except TaskError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:  # as torch refuses sizes
+        raise TaskError(f"task {spec.name!r}: options {options} of its architecture: {error}") from error

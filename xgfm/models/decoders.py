@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xgfm.errors import TaskError
+from xgfm.models.fields import require_whole
+from xgfm.models.heads import MOST_DOUBLINGS
 from xgfm.models.necks import apply_pyramid, learned_pyramid
 
 
@@ -187,6 +189,7 @@ class FCNDecoder(Decoder):
 
     def __init__(self, channels_in: Sequence[int], *, channels: int = 256, num_convs: int = 4) -> None:
         super().__init__()
+        require_whole("num_convs", num_convs, 1, MOST_DOUBLINGS)
         inputs = [channels_in[-1], *[channels] * (num_convs - 1)]
         self.convs = nn.Sequential(
             *(

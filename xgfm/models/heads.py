@@ -13,6 +13,11 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xgfm.models.fields import require_whole
+
+MOST_DOUBLINGS = 16
+"""Of a map's size: no image needs more, and each is a layer to build."""
+
 
 class SegmentationHead(nn.Module):
     """Convolutions with ReLU, dropout, 1 x 1 convolution to the classes."""
@@ -53,6 +58,7 @@ class RegressionHead(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        require_whole("learned_upscale_layers", learned_upscale_layers, 0, MOST_DOUBLINGS)
         widths = [channels, *channel_list]
         stack = [
             nn.Sequential(nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
