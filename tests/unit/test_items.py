@@ -300,6 +300,68 @@ def test_normalise_all_sorts_and_drops_repeats() -> None:
     assert [r.sensor for r in normalise_all([late, early, late])] == ["L30", "S30"]
 
 
+def test_two_different_items_of_one_id_are_refused() -> None:
+    one, other = made(), made()
+    for name, value in (("B02", "/data/other.tif"), ("B03", "/data/B03.tif")):
+        other["assets"][name]["href"] = value
+    with pytest.raises(ItemError, match=f"two different items have the id '{one['id']}'.*leave one of them out"):
+        normalise_all([one, other])
+    with pytest.raises(ItemError, match="two different items have the id"):
+        normalise_all([one, made(datetime="2024-06-01T00:00:00Z") | {"id": one["id"]}])
+
+
+def test_the_same_item_signed_twice_is_one() -> None:
+    one, other = made(), made()
+    for made_item, signature in ((one, "a"), (other, "b")):
+        made_item["assets"]["B02"]["href"] = f"https://hls2euwest.blob.core.windows.net/hls2/x.tif?sig={signature}"
+    assert len(normalise_all([one, other])) == 1
+
+
+def test_one_item_and_collections_are_items_too() -> None:
+    stac = {"type": "Feature", "stac_version": "1.0.0", "links": [], "geometry": None, **made()}
+    whole = pystac.Item.from_dict(stac)
+    for given_items in (made(), whole, [whole], {"type": "FeatureCollection", "features": [made()]}, iter([made()])):
+        assert [record.id for record in normalise_all(given_items)] == [made()["id"]]
+
+
+@pytest.mark.parametrize(
+    "items", ["x.json", ["x.json"], [Path("x.json")], Path("x.json"), None, 5, [None], {"features": None}]
+)
+def test_what_is_no_item_is_refused(items: Any) -> None:
+    with pytest.raises(ItemError, match=r"and no STAC item; give dicts or pystac items, or the path of one file"):
+        normalise_all(items)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": None}, "a STAC item has an 'id'"),
+        ({"properties": None}, "a STAC item has an 'id', and 'properties'"),
+        ({"assets": None}, "a STAC item has an 'id', and 'properties' and 'assets'"),
+        ({"assets": ["B02"]}, "'assets' that are objects"),
+        ({"assets": {"B02": "x.tif"}}, "'assets' that are objects"),
+        ({"assets": {"B02": {}}}, "asset 'B02' has no href"),
+        ({"assets": {"B02": {"href": 5}}}, "asset 'B02' has no href"),
+        ({"properties": {"datetime": "2024-05-02", "eo:cloud_cover": "much"}}, "'eo:cloud_cover' is 'much'"),
+        ({"properties": {"datetime": "2024-05-02", "proj:epsg": "utm"}}, "says EPSG:utm, but tile"),
+        ({"properties": {"datetime": "2024-05-02", "proj:transform": [30, 0]}}, r"says proj:transform \[30, 0\]"),
+        ({"properties": {"datetime": "2024-05-02", "proj:transform": 30}}, "says proj:transform 30"),
+        (
+            {"properties": {"datetime": "2024-05-02", "proj:transform": [30, 0, 399960, 0, -30, 5200020],
+                            "proj:shape": [3660]}},
+            r"with proj:shape \[3660\]",
+        ),
+    ],
+)  # fmt: skip
+def test_items_that_are_damaged_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ItemError, match=message):
+        normalise({**made(), **change})
+    lacking = {key: value for key, value in made().items() if key not in change}
+    with pytest.raises(ItemError, match="a STAC item has an 'id', and 'properties' and 'assets'"):
+        normalise(lacking)
+    assert tile_of(lacking) is None
+
+
 def test_no_items_at_all() -> None:
     with pytest.raises(ItemError, match="there are no items to open"):
         normalise_all([])

@@ -347,7 +347,9 @@ def test_a_cut_off_local_file_is_not_read_again(loader: str, tmp_path: Path) -> 
 
 
 @BOTH
-@pytest.mark.parametrize("chunks", [0, -1, True, (0, 0), (-1, 5), (5, 0), (5,), (5, 5, 5), "auto", 0.5, None, (True, 5), ("5", 5)])
+@pytest.mark.parametrize(
+    "chunks", [0, -1, True, (0, 0), (-1, 5), (5, 0), (5,), (5, 5, 5), "auto", 0.5, None, (True, 5), ("5", 5)]
+)
 def test_chunks_are_whole_pixels(loader: str, chunks: Any) -> None:
     record = normalise(bare("15TVM"))
     with pytest.raises(XgfmError, match=r"chunks=.* must be the side of a chunk in pixels"):

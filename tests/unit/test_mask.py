@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import dask
 import dask.array as da
 import numpy as np
@@ -166,3 +168,9 @@ def test_kernel_keeps_dtype_and_does_not_write_its_input():
     assert result.tolist() == [[[[-9999, 5]], [[-9999, 5]]]]
     assert result.dtype == np.int16
     assert (pixels == 5).all()
+
+
+@pytest.mark.parametrize("bits", [True, False, 2, [["cloud"]], ["cloud", None]])
+def test_what_is_no_name_is_refused(bits: Any) -> None:
+    with pytest.raises(XgfmError, match=r"expected names of \['cirrus'.*or open the cube with mask=None"):
+        rejection_table(bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from typing import Any
 
 import pytest
@@ -171,8 +172,8 @@ def test_a_geobox_is_the_grid() -> None:
         ({"geobox": tile_geobox("15TVM"), "crs": "EPSG:4326"}, "leave crs= out"),
         ({"resolution": -30}, "must be a positive number"),
         *(
-            ({"resolution": value}, f"resolution={value!r} must be a positive number")
-            for value in (0, -30, float("nan"), float("inf"), "30", True, {30})
+            ({"resolution": value}, re.escape(f"resolution={value!r} must be a positive number"))
+            for value in (0, -30, float("nan"), float("inf"), "30", True, [30])
         ),
         ({"crs": "foo"}, "crs='foo' is no CRS that PROJ knows"),
         ({"crs": 3.5}, "crs=3.5 is no CRS that PROJ knows"),

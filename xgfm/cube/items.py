@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from xgfm.cube.hrefs import unsigned
 from xgfm.errors import ItemError
@@ -98,15 +97,14 @@ def normalise(item: Mapping[str, Any] | Any, *, bands: Iterable[str] = PRITHVI_B
     ItemError
         If it is not an HLS granule of surface reflectance, lacks an asset or a date, or contradicts its own tile.
     """
-    plain = item if isinstance(item, Mapping) else item.to_dict(transform_hrefs=False)
-    assets: Mapping[str, Mapping[str, Any]] = plain.get("assets", {})
+    plain = plain_item(item)
+    assets: Mapping[str, Mapping[str, Any]] = plain["assets"]
     match = _granule(plain, assets)
     sensor: Sensor = "L30" if match["sensor"] == "L30" else "S30"
     identity = str(plain["id"])
     geobox, notes = _grid(plain, assets, match["tile"])
     hrefs = _hrefs(identity, sensor, match[0], assets)
     _require(identity, sensor, assets, hrefs, [*bands, *(["fmask"] if fmask else [])])
-    cloud_cover = plain["properties"].get("eo:cloud_cover")
     return HlsItem(
         id=identity,
         sensor=sensor,
@@ -114,17 +112,56 @@ def normalise(item: Mapping[str, Any] | Any, *, bands: Iterable[str] = PRITHVI_B
         datetime=_date(plain),
         hrefs=hrefs,
         geobox=geobox,
-        cloud_cover=math.nan if cloud_cover is None else float(cloud_cover),
+        cloud_cover=_cloud_cover(plain),
         collection=str(plain.get("collection") or ""),
         notes=notes,
         simulated=bool(plain["properties"].get(SIMULATED_MARK)),
     )
 
 
+def plain_item(item: Any) -> Mapping[str, Any]:
+    """Return an item as a plain dict with an id, properties and assets.
+
+    Raises
+    ------
+    ItemError
+        If it is none.
+    """
+    plain = item.to_dict(transform_hrefs=False) if hasattr(item, "to_dict") else item
+    if not isinstance(plain, Mapping):
+        raise ItemError(
+            f"{str(item)[:80]!r} is a {type(item).__name__} and no STAC item; give dicts or pystac items, or the path "
+            "of one file of items by itself"
+        )
+    identity, properties, assets = (plain.get(name) for name in ("id", "properties", "assets"))
+    described = isinstance(assets, Mapping) and all(isinstance(asset, Mapping) for asset in assets.values())
+    if identity is None or not isinstance(properties, Mapping) or not described:
+        raise ItemError(
+            f"item {identity!r} has {sorted(map(str, plain))[:12]}; a STAC item has an 'id', and 'properties' and "
+            "'assets' that are objects; give items as a catalogue serves them"
+        )
+    return plain
+
+
+def plain_items(items: Any) -> list[Mapping[str, Any]]:
+    """Return one item, a feature collection or several items as a list of plain dicts.
+
+    Raises
+    ------
+    ItemError
+        If something is no item.
+    """
+    if isinstance(items, Mapping) and "features" in items:
+        items = items["features"]
+    if isinstance(items, Mapping | str) or not isinstance(items, Iterable):
+        items = [items]
+    return [plain_item(item) for item in items]
+
+
 def tile_of(item: Mapping[str, Any]) -> str | None:
     """Return the MGRS tile of a plain item, ``15TVM``; None where it is not an HLS granule."""
     try:
-        return _granule(item, item.get("assets", {}))["tile"]
+        return _granule(item, plain_item(item)["assets"])["tile"]
     except ItemError:
         return None
 
@@ -132,7 +169,7 @@ def tile_of(item: Mapping[str, Any]) -> str | None:
 def sensor_of(item: Mapping[str, Any]) -> str | None:
     """Return the sensor of a plain item, ``L30`` or ``S30``; None where it is not an HLS granule."""
     try:
-        return _granule(item, item.get("assets", {}))["sensor"]
+        return _granule(item, plain_item(item)["assets"])["sensor"]
     except ItemError:
         return None
 
@@ -175,7 +212,7 @@ def _granule(plain: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) 
 
 
 def _file_name(asset: Mapping[str, Any]) -> str:
-    return urlsplit(str(asset.get("href", ""))).path.rpartition("/")[2]
+    return re.split("[?#]", str(asset.get("href", "")))[0].rpartition("/")[2]
 
 
 def _hrefs(identity: str, sensor: Sensor, granule: str, assets: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -191,6 +228,8 @@ def _hrefs(identity: str, sensor: Sensor, granule: str, assets: Mapping[str, Map
                 f"item {identity!r}: asset {key!r} ({band} of {sensor}) points to the file {name!r}; "
                 f"expected {granule}.{key}.tif, correct the item's href"
             )
+        if not isinstance(asset.get("href"), str):
+            raise ItemError(f"item {identity!r}: asset {key!r} has no href; correct the item, or leave it out")
         hrefs[band] = unsigned(asset["href"])
     return hrefs
 
@@ -215,6 +254,17 @@ def _require(
         f"item {identity!r} has no asset {', '.join(repr(keys[b]) for b in missing)} ({', '.join(missing)} of "
         f"{sensor}); it has {sorted(assets)[:20]}; {'; '.join(mends)}"
     )
+
+
+def _cloud_cover(plain: Mapping[str, Any]) -> float:
+    """Percent; NaN where the item does not say."""
+    value = plain["properties"].get("eo:cloud_cover")
+    try:
+        return math.nan if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise ItemError(
+            f"item {plain['id']!r}: 'eo:cloud_cover' is {value!r}, expected percent; correct the item"
+        ) from error
 
 
 def _date(plain: Mapping[str, Any]) -> datetime:
@@ -250,11 +300,14 @@ def _grid(
         warnings.warn(notes[0], stacklevel=4)
     if transform is None:
         return whole, tuple(notes)
-    part = _part_of_tile(whole, [float(v) for v in transform[:6]], shape)
+    try:
+        part = _part_of_tile(whole, [float(v) for v in transform[:6]], shape)
+    except (TypeError, ValueError):  # not six numbers, or not two
+        part = None
     if part is None:
         left, top = whole.transform.c, whole.transform.f
         raise ItemError(
-            f"item {identity!r} says proj:transform {list(transform[:6])} with proj:shape {shape}, which does not lie "
+            f"item {identity!r} says proj:transform {transform!r} with proj:shape {shape}, which does not lie "
             f"on the grid of tile T{tile} (30 m from {left:.0f}, {top:.0f}, 3660 x 3660); correct the item, or remove "
             "its proj:* fields to take the grid from the tile id"
         )
@@ -269,7 +322,7 @@ def _projection(plain: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]
         code = re.fullmatch(r"EPSG:(\d+)", str(source.get("proj:code")))
         epsg = source.get("proj:epsg") or (code[1] if code else None)
         if epsg is not None:
-            stated["code"] = int(epsg)
+            stated["code"] = int(epsg) if str(epsg).isdecimal() else epsg
         for name in ("transform", "shape"):
             if source.get(f"proj:{name}") is not None:
                 stated[name] = source[f"proj:{name}"]
@@ -292,20 +345,28 @@ def _part_of_tile(whole: GeoBox, transform: list[float], shape: Any) -> GeoBox |
     return whole[int(row) : int(row) + rows, int(column) : int(column) + columns]
 
 
-def normalise_all(
-    items: Iterable[Mapping[str, Any] | Any], *, bands: Iterable[str] = PRITHVI_BANDS, fmask: bool = False
-) -> list[HlsItem]:
+def normalise_all(items: Any, *, bands: Iterable[str] = PRITHVI_BANDS, fmask: bool = False) -> list[HlsItem]:
     """Normalise items, drop repeated ids, and sort by date.
 
     Raises
     ------
     ItemError
-        As `normalise`, or if there is no item at all.
+        As `normalise`; if there is no item at all, or two different ones have one id.
     """
     wanted = tuple(bands)
-    records = {record.id: record for record in (normalise(item, bands=wanted, fmask=fmask) for item in items)}
+    records: dict[str, HlsItem] = {}
+    for record in (normalise(item, bands=wanted, fmask=fmask) for item in plain_items(items)):
+        if _pixels_of(records.setdefault(record.id, record)) != _pixels_of(record):
+            raise ItemError(
+                f"two different items have the id {record.id!r}: their files, grids or dates are not the same; leave "
+                "one of them out, or give it another id"
+            )
     if not records:
         raise ItemError(
             "there are no items to open; give the items of a search that found some, items=xgfm.search(...)"
         )
     return sorted(records.values(), key=lambda record: (record.datetime, record.id))
+
+
+def _pixels_of(record: HlsItem) -> tuple[Any, ...]:
+    return dict(record.hrefs), record.geobox, record.datetime

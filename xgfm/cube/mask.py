@@ -6,7 +6,7 @@ with nodata where one of the bits is set, without the Fmask. The cube stays lazy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,12 @@ def rejection_table(bits: str | Sequence[str] = DEFAULT_BITS) -> NDArray[np.bool
     XgfmError
         If a name is not one of `FLAGS`.
     """
-    names = (bits,) if isinstance(bits, str) else tuple(bits)
+    names = (bits,) if isinstance(bits, str) else bits
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise XgfmError(
+            f"Fmask bits are {bits!r}; expected names of {list(FLAGS)}, or open the cube with mask=None to leave the "
+            "pixels as they are"
+        )
     unknown = [name for name in names if name not in FLAGS]
     if unknown:
         raise XgfmError(f"Fmask has no bit {unknown}; bits= takes names of {list(FLAGS)}")
