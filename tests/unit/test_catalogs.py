@@ -16,9 +16,10 @@ from pystac_client import Client
 from serving import StacApi, serve
 
 from xgfm.cube import catalogs
-from xgfm.cube.catalogs import Catalog, Query, load_items, parse_interval, save_items, search
+from xgfm.cube.catalogs import Catalog, Query, load_items, save_items, search
+from xgfm.cube.interval import parse_interval
 from xgfm.cube.items import normalise
-from xgfm.errors import GridError, MissingExtraError, SearchError
+from xgfm.errors import GridError, ItemError, MissingExtraError, SearchError, WriteError
 
 BOX = (-94.2, 46.0, -93.2, 46.9)
 
@@ -306,7 +307,7 @@ def test_what_is_no_period_is_refused(text: Any) -> None:
 )
 def test_boxes(box: Any, footprint: list[float], touch: bool) -> None:
     query = Query(box, (None, None), None, None, None)
-    assert query.matches({"properties": {}, "bbox": footprint}) is touch
+    assert query.matches({"id": "x", "properties": {}, "assets": {}, "bbox": footprint}) is touch
 
 
 @pytest.mark.parametrize("name", ["items.json", "Items.GeoJSON", "items.parquet", "items.geoparquet"])
@@ -325,3 +326,91 @@ def test_an_empty_search_of_a_file_says_what_was_asked(tmp_path: Path) -> None:
     mends = "check tile= or raise max_cloud_cover= or name other collections="
     with pytest.raises(SearchError, match=f"for tile='T15TVM', max_cloud_cover=5, .*; {mends}$"):
         search(catalog=tmp_path / "none.json", **asked)
+
+
+def test_one_collection_may_be_given_by_itself(tmp_path: Path) -> None:
+    save_items(ITEMS, tmp_path / "items.json")
+    found = search(catalog=tmp_path / "items.json", collections="HLSL30_2.0")
+    assert ids(found) == [i["id"] for i in ITEMS if i["collection"] == "HLSL30_2.0"]
+    for wrong in (5, [None], [["HLSL30_2.0"]]):
+        with pytest.raises(SearchError, match=r"collections=.* must be ids"):
+            search(catalog=tmp_path / "items.json", collections=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cover", ["20", -1, 101, float("nan"), True, [20]])
+def test_cloud_cover_is_percent(cover: Any) -> None:
+    with pytest.raises(SearchError, match=r"max_cloud_cover=.* must be a number, percent"):
+        search(BOX, max_cloud_cover=cover)
+
+
+def test_items_whose_cover_is_no_number_are_left_out() -> None:
+    odd = item("L30", 10, cover="much")  # type: ignore[arg-type]
+    assert not Query(None, (None, None), None, 20, None).matches(odd)
+
+
+@pytest.mark.parametrize("box", [[1, 2], [1, 2, 3, "4"], "here", 5])
+def test_items_whose_box_is_none_are_refused(box: Any) -> None:
+    with pytest.raises(ItemError, match=r"has bbox .*; expected 4 numbers in degrees"):
+        Query(BOX, (None, None), None, None, None).matches({**ITEMS[0], "bbox": box})
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (json.dumps(ITEMS[:1]), SearchError, "holds a JSON list; give an item, an item collection"),
+        ("5", SearchError, "holds a JSON int"),
+        ("null", SearchError, "holds a JSON NoneType"),
+        ("\x00garbage", SearchError, "cannot be read as STAC JSON"),
+        ('{"feed": 1}', SearchError, "is no answer of CMR's granule search"),
+        ('{"feed": {"entry": [{"title": "x"}]}}', SearchError, "is no answer of CMR's granule search"),
+        ('{"features": 5}', SearchError, "holds no STAC items"),
+        ('{"features": ["x"]}', ItemError, "is a str and no STAC item"),
+        ('{"features": [{"id": "x"}]}', ItemError, "a STAC item has an 'id', and 'properties' and 'assets'"),
+        ('{"features": [{"id": "x", "properties": {}, "assets": {"B02": 5}}]}', ItemError, "a STAC item has an 'id'"),
+    ],
+)
+def test_files_that_hold_no_items_are_refused(text: str, error: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(error, match=message):
+        load_items(tmp_path / "x.json")
+    with pytest.raises(error, match=message):
+        search(catalog=tmp_path / "x.json")
+
+
+def test_an_asset_without_href_is_loaded_as_it_is(tmp_path: Path) -> None:
+    lacking = copy.deepcopy(ITEMS[0])
+    lacking["assets"]["B02"] = {}
+    (tmp_path / "x.json").write_text(json.dumps(lacking))
+    with pytest.raises(ItemError, match="asset 'B02' has no href"):
+        normalise(load_items(tmp_path / "x.json")[0])
+
+
+def test_a_damaged_geoparquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"garbage")
+    with pytest.raises(SearchError, match=r"x.parquet' cannot be read as GeoParquet of STAC items"):
+        load_items(tmp_path / "x.parquet")
+
+
+def test_items_are_saved_where_there_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match=r"items cannot be written to .*No such file.*in a folder that is there"):
+        save_items(ITEMS, tmp_path / "gone" / "items.json")
+    with pytest.raises(ItemError, match="no STAC item"):
+        save_items(["x.json"], tmp_path / "items.json")
+    save_items(ITEMS[0], tmp_path / "one.json")
+    assert load_items(tmp_path / "one.json") == ITEMS[:1]
+
+
+def test_previews_with_a_query_are_not_saved_and_bands_are_refused(tmp_path: Path) -> None:
+    item = copy.deepcopy(ITEMS[0])
+    item["assets"]["tilejson"] = {"href": "https://host/tilejson.json?item=canary"}
+    save_items([item], tmp_path / "items.json")
+    assert load_items(tmp_path / "items.json") == ITEMS[:1]
+    item["assets"]["B02"]["href"] += "?jwt=canary"
+    with pytest.raises(ItemError, match="is signed or holds a password"):
+        save_items([item], tmp_path / "items.json")
+
+
+def test_an_item_whose_date_is_none_is_refused() -> None:
+    odd = {**ITEMS[0], "properties": {"datetime": "spring"}}
+    with pytest.raises(ItemError, match="has the date 'spring'; expected ISO 8601"):
+        Query(None, parse_interval("2024"), None, None, None).matches(odd)

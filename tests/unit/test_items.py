@@ -362,6 +362,12 @@ def test_items_that_are_damaged_are_refused(change: dict[str, Any], message: str
     assert tile_of(lacking) is None
 
 
+def test_what_is_no_item_is_named_without_its_query() -> None:
+    with pytest.raises(ItemError, match="'https://host/x.json' is a str and no STAC item") as caught:
+        normalise_all(["https://u:canary@host/x.json?sig=canary"])
+    assert "canary" not in str(caught.value)
+
+
 def test_no_items_at_all() -> None:
     with pytest.raises(ItemError, match="there are no items to open"):
         normalise_all([])

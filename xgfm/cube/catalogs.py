@@ -7,26 +7,26 @@ for a run that can be repeated. Items only: no asset is opened, and searching ne
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, timedelta
-from datetime import datetime as Datetime
+from numbers import Real
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from xgfm.cube.hrefs import redacted, unsigned
-from xgfm.cube.items import from_cmr, tile_of
+from xgfm.cube.interval import Interval, in_interval, parse_interval
+from xgfm.cube.items import READ_ASSETS, from_cmr, plain_item, plain_items, tile_of
 from xgfm.cube.target import Bounds, boxes_touch, check_bbox
-from xgfm.errors import MissingExtraError, SearchError
+from xgfm.errors import ItemError, MissingExtraError, SearchError, WriteError
 from xgfm.grid import parse_tile, tile_geobox
 
 Item = dict[str, Any]
-Interval = tuple[Datetime | None, Datetime | None]
 
 COLLECTIONS = ("HLSL30_2.0", "HLSS30_2.0", "hls2-l30", "hls2-s30")
 """Of HLS v2.0 surface reflectance, as the known catalogues name them."""
+
+_EXPECTED = "give an item, an item collection, or a catalogue"
 
 ITEM_FILES = (".json", ".geojson", ".parquet", ".geoparquet")
 """Suffixes of files that hold items."""
@@ -59,14 +59,14 @@ class Query:
 
     def matches(self, item: Mapping[str, Any]) -> bool:
         """Whether an item fits; used on every answer, since not every catalogue can filter."""
-        properties = item["properties"]
+        properties = plain_item(item)["properties"]
         cover = properties.get("eo:cloud_cover")
         return (
             (self.collections is None or item.get("collection") in self.collections)
-            and (self.max_cloud_cover is None or (cover is not None and cover <= self.max_cloud_cover))
+            and (self.max_cloud_cover is None or (_is_number(cover) and cover <= self.max_cloud_cover))
             and (self.tile is None or tile_of(item) == self.tile)
-            and (self.bbox is None or not item.get("bbox") or boxes_touch(self.bbox, item["bbox"]))
-            and _in_interval(properties.get("datetime") or properties.get("start_datetime"), self.interval)
+            and (self.bbox is None or not item.get("bbox") or boxes_touch(self.bbox, _footprint(item)))
+            and in_interval(properties.get("datetime") or properties.get("start_datetime"), self.interval)
         )
 
 
@@ -115,14 +115,40 @@ def search(
     query = Query(
         None if around is None else check_bbox(around),
         parse_interval(datetime),
-        None if collections is None else tuple(collections),
-        max_cloud_cover,
+        _names(collections),
+        _percent(max_cloud_cover),
         wanted,
     )
     found = [item for item in _candidates(str(catalog), query) if query.matches(item)]
     if not found:
         raise SearchError(_nothing_found(catalog, bbox, datetime, tile, max_cloud_cover, collections))
     return found
+
+
+def _names(collections: Any) -> tuple[str, ...] | None:
+    if collections is None:
+        return None
+    names = [collections] if isinstance(collections, str) else collections
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise SearchError(f"collections={collections!r} must be ids, collections=['HLSL30_2.0', 'HLSS30_2.0']")
+    return tuple(names)
+
+
+def _percent(cover: Any) -> float | None:
+    if cover is not None and not (_is_number(cover) and 0 <= cover <= 100):
+        raise SearchError(f"max_cloud_cover={cover!r} must be a number, percent of the tile from 0 to 100")
+    return None if cover is None else float(cover)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _footprint(item: Mapping[str, Any]) -> list[float]:
+    box = item["bbox"]
+    if not isinstance(box, list | tuple) or len(box) not in (4, 6) or not all(map(_is_number, box)):
+        raise ItemError(f"item {item['id']!r} has bbox {box!r}; expected 4 numbers in degrees, or 6; correct the item")
+    return list(box)
 
 
 def require_file(catalog: str | Path) -> None:
@@ -162,15 +188,37 @@ def save_items(items: Iterable[Mapping[str, Any] | Any], path: str | Path) -> No
     Parameters
     ----------
     items : iterable of dict or pystac.Item
-        From `search`.
+        From `search`. Assets that no cube reads are left out where their href has a query.
     path : str or Path
         A ``.json`` file; replaced where it exists.
+
+    Raises
+    ------
+    ItemError
+        A band's href that is signed in a way that reading cannot repeat, or what is no item.
+    WriteError
+        Where the file cannot be written.
     """
-    plain = [item if isinstance(item, Mapping) else item.to_dict(transform_hrefs=False) for item in items]
-    kept = [
-        {**item, "assets": {k: {**a, "href": unsigned(a["href"])} for k, a in item["assets"].items()}} for item in plain
-    ]
-    Path(path).write_text(json.dumps({"type": "FeatureCollection", "features": kept}, indent=1), encoding="utf-8")
+    kept = [{**item, "assets": _assets_to_save(item["assets"])} for item in plain_items(items)]
+    text = json.dumps({"type": "FeatureCollection", "features": kept}, indent=1)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise WriteError(
+            f"items cannot be written to {str(path)!r} ({error.strerror}); give path= a file in a folder that is there"
+        ) from error
+
+
+def _assets_to_save(assets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Assets without signatures; previews and the like, whose query may be anything, are left out."""
+    kept = {}
+    for key, asset in assets.items():
+        try:
+            kept[key] = {**asset, "href": unsigned(str(asset.get("href", "")))}
+        except ItemError:
+            if key in READ_ASSETS:
+                raise
+    return kept
 
 
 def load_items(path: str | Path) -> list[Item]:
@@ -190,55 +238,6 @@ def load_items(path: str | Path) -> list[Item]:
     if _is_parquet(str(path)):
         return list(_from_parquet(str(path), everything))
     return _items_of(_read_json(str(path)), str(path))
-
-
-def parse_interval(datetime: Any) -> Interval:
-    """Read what ``datetime=`` takes: first and last instant, None where the side is open."""
-    if datetime is None:
-        return None, None
-    parts = datetime.split("/") if isinstance(datetime, str) else datetime
-    first, last = parts if isinstance(parts, Sequence) and len(parts) == 2 else (parts, parts)
-    first, last = (_single(part) for part in (first, last))
-    try:
-        start = None if first in ("", "..") else _period(first)[0]
-        end = None if last in ("", "..") else _period(last)[1]
-    except ValueError as error:
-        raise SearchError(
-            f"datetime={datetime!r} is not a period; write '2024', '2024-05', '2024-05-01/2024-06-30' or (start, end)"
-        ) from error
-    if start is not None and end is not None and end < start:
-        raise SearchError(f"datetime={datetime!r} ends before it starts; give (start, end)")
-    interval = tuple(None if t is None else t.floor("us").to_pydatetime().replace(tzinfo=UTC) for t in (start, end))
-    return interval[0], interval[1]
-
-
-def _period(text: str) -> tuple[Any, Any]:
-    """First and last instant of a date or time, in UTC: of ``2024-05``, ``2024-05-02T17:00:00+02:00``."""
-    import pandas as pd
-
-    shifted = re.fullmatch(r"(\d{4}-?\d\d-?\d\d[T ].*?)([+-])(\d\d):?(\d\d)?", text)
-    if shifted is None:
-        period = pd.Period(text.removesuffix("Z"))
-        return period.start_time, period.end_time
-    local, sign, hours, minutes = shifted.groups(default="0")
-    ahead = int(f"{sign}1") * timedelta(hours=int(hours), minutes=int(minutes))
-    period = pd.Period(local)
-    return period.start_time - ahead, period.end_time - ahead
-
-
-def _single(part: Any) -> str:
-    value = part[0] if isinstance(part, Sequence) and not isinstance(part, str) and len(part) == 1 else part
-    return ".." if value is None else str(value)
-
-
-def _in_interval(text: str | None, interval: Interval) -> bool:
-    if interval == (None, None):
-        return True
-    if text is None:
-        return False
-    date = Datetime.fromisoformat(text)
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return (interval[0] is None or interval[0] <= date) and (interval[1] is None or date <= interval[1])
 
 
 def _is_parquet(catalog: str) -> bool:
@@ -270,23 +269,29 @@ def _read_json(href: str) -> dict[str, Any]:
     from urllib3.exceptions import HTTPError
 
     try:
-        document: dict[str, Any] = json.loads(pystac.StacIO.default().read_text(href))
+        document = json.loads(pystac.StacIO.default().read_text(href))
     except (OSError, ValueError, HTTPError) as error:
         raise SearchError(f"catalog={redacted(href)!r} cannot be read as STAC JSON: {redacted(str(error))}") from error
+    if not isinstance(document, dict):
+        raise SearchError(f"{redacted(href)!r} holds a JSON {type(document).__name__}; {_EXPECTED}")
     return document
 
 
 def _items_of(document: Mapping[str, Any], href: str) -> list[Item]:
     """Items of an item collection, a single item, or CMR's own granule answer; relative hrefs made absolute."""
     if "feed" in document:
-        return from_cmr(document)
+        try:
+            return from_cmr(document)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise SearchError(f"{redacted(href)!r} is no answer of CMR's granule search; {_EXPECTED}") from error
     items = document.get("features", [document] if document.get("type") == "Feature" else None)
-    if items is None:
-        raise SearchError(f"{href!r} holds no STAC items; give an item, an item collection, or a catalogue")
+    if not isinstance(items, list):
+        raise SearchError(f"{redacted(href)!r} holds no STAC items; {_EXPECTED}")
     for item in items:
-        for asset in item["assets"].values():
-            asset["href"] = _absolute(asset["href"], href)
-    return list(items)
+        for asset in plain_item(item)["assets"].values():
+            if isinstance(asset.get("href"), str):
+                asset["href"] = _absolute(asset["href"], href)
+    return items
 
 
 def _absolute(href: str, base: str) -> str:
@@ -362,7 +367,12 @@ def _from_parquet(path: str, query: Query) -> Iterator[Item]:
         import stac_geoparquet.arrow
     except ImportError as error:
         raise MissingExtraError("stac-geoparquet", "geoparquet", f"catalog={path!r}") from error
-    file = ds.dataset(path)
+    try:
+        file = ds.dataset(path)
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise SearchError(
+            f"{redacted(path)!r} cannot be read as GeoParquet of STAC items: {redacted(str(error))[:200]}"
+        ) from error
     keep = None
     if query.bbox is not None and "bbox" in file.schema.names:
         west, south, east, north = query.bbox

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from xgfm.cube.hrefs import unsigned
+from xgfm.cube.hrefs import redacted, unsigned
 from xgfm.errors import ItemError
 from xgfm.grid import tile_geobox
 from xgfm.models.spec import PRITHVI_BANDS
@@ -40,6 +40,9 @@ WORDS: Mapping[str, str] = {
     "fmask": "fmask",
 }
 """Band -> asset key in items made by stactools, alike for both sensors."""
+
+READ_ASSETS = frozenset({key for keys in ASSETS.values() for key in keys.values()} | {"Fmask"} | set(WORDS.values()))
+"""Keys of all assets that a cube may read."""
 
 SIMULATED = "simulated by xgfm; not an observation."
 """Attribution of what `xgfm.cube.simulate` makes."""
@@ -130,7 +133,7 @@ def plain_item(item: Any) -> Mapping[str, Any]:
     plain = item.to_dict(transform_hrefs=False) if hasattr(item, "to_dict") else item
     if not isinstance(plain, Mapping):
         raise ItemError(
-            f"{str(item)[:80]!r} is a {type(item).__name__} and no STAC item; give dicts or pystac items, or the path "
+            f"{redacted(str(item)[:80])!r} is a {type(item).__name__} and no STAC item; give dicts or pystac items, or the path "
             "of one file of items by itself"
         )
     identity, properties, assets = (plain.get(name) for name in ("id", "properties", "assets"))
@@ -200,7 +203,7 @@ def from_cmr(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _granule(plain: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> re.Match[str]:
     """Find the granule's name, ``HLS.L30.T15TVM.2025275T170439.v2.0``, in the item's id or in its files' names."""
     identity = str(plain.get("id"))
-    keys = {key for sensor in ASSETS.values() for key in sensor.values()} | set(WORDS.values())
+    keys = READ_ASSETS
     found = [match for key in sorted(keys & set(assets)) if (match := _GRANULE.match(_file_name(assets[key])))]
     if ((match := _GRANULE.match(identity)) or (match := next(iter(found), None))) and keys & set(assets):
         return match
