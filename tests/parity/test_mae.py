@@ -40,7 +40,7 @@ def spec_of(config: dict[str, Any], *, eps: float) -> ModelSpec:
         depth=config["depth"],
         num_heads=config["num_heads"],
         statistics=Statistics((0.0,) * 6, (1.0,) * 6),
-        image_size=size if isinstance(size, int) else 0,
+        image_size=size if isinstance(size, int) else max(size),
         decoder_embed_dim=config.get("decoder_embed_dim", 16),
         decoder_depth=config.get("decoder_depth", 1),
         decoder_num_heads=config.get("decoder_num_heads", 2),

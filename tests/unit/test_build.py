@@ -60,6 +60,13 @@ def test_unknown_parts_and_options_are_refused(architecture: dict[str, Any], mes
         build_task(task(architecture))
 
 
+def test_refusal_is_one_line() -> None:
+    wide = task({**FCN, "necks": [FCN["necks"][0], *[FCN["necks"][1]] * 60]})  # 3 ** 60 channels
+    with pytest.raises(TaskError, match=r"options .* of its architecture") as caught:
+        build_task(wide)
+    assert "\n" not in str(caught.value)
+
+
 def test_upscaling_of_a_regression_is_bounded() -> None:
     with pytest.raises(TaskError, match=r"learned_upscale_layers is 60000; .* from 0 to 16"):
         build_task(task({**FCN, "head": {"learned_upscale_layers": 60000}}, kind="regression", classes=()))

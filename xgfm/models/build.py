@@ -147,4 +147,5 @@ def _checked(spec: TaskSpec, part: Callable[..., Part], options: Any, *given: An
     except TaskError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:  # as torch refuses sizes
-        raise TaskError(f"task {spec.name!r}: options {options} of its architecture: {error}") from error
+        reason = str(error).partition("\n")[0]  # torch adds its stack
+        raise TaskError(f"task {spec.name!r}: options {options} of its architecture: {reason}") from error
