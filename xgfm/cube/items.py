@@ -133,8 +133,8 @@ def plain_item(item: Any) -> Mapping[str, Any]:
     plain = item.to_dict(transform_hrefs=False) if hasattr(item, "to_dict") else item
     if not isinstance(plain, Mapping):
         raise ItemError(
-            f"{redacted(str(item)[:80])!r} is a {type(item).__name__} and no STAC item; give dicts or pystac items, or the path "
-            "of one file of items by itself"
+            f"{redacted(str(item))[:80]!r} is a {type(item).__name__} and no STAC item; give dicts or pystac items, or "
+            "the path of one file of items by itself"
         )
     identity, properties, assets = (plain.get(name) for name in ("id", "properties", "assets"))
     described = isinstance(assets, Mapping) and all(isinstance(asset, Mapping) for asset in assets.values())
