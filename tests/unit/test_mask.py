@@ -174,3 +174,7 @@ def test_kernel_keeps_dtype_and_does_not_write_its_input():
 def test_what_is_no_name_is_refused(bits: Any) -> None:
     with pytest.raises(XgfmError, match=r"expected names of \['cirrus'.*or open the cube with mask=None"):
         rejection_table(bits)
+    coords = {"fmask": (("time", "y", "x"), np.zeros((1, 2, 2), "uint8"))}
+    cube = xr.DataArray(np.zeros((1, 1, 2, 2), "int16"), dims=("time", "band", "y", "x"), coords=coords)
+    with pytest.raises(XgfmError, match="or open the cube with mask=None"):
+        mask(cube, bits)

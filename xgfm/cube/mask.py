@@ -126,10 +126,9 @@ def mask(cube: xr.DataArray, bits: str | Sequence[str] = DEFAULT_BITS) -> xr.Dat
         If there is no ``fmask``, or it is not uint8 on ``(time, y, x)``.
     """
     fmask = _fmask_of(cube)
-    names = [bits] if isinstance(bits, str) else list(bits)
-    options = {"table": rejection_table(names), "nodata": nodata_of(cube)}
+    options = {"table": rejection_table(bits), "nodata": nodata_of(cube)}
     masked: xr.DataArray = cube.drop_vars("fmask").copy(data=_blockwise(cube.data, fmask.data, options))
-    masked.attrs["masked_by"] = names
+    masked.attrs["masked_by"] = [bits] if isinstance(bits, str) else list(bits)
     return masked
 
 
