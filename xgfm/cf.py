@@ -83,7 +83,7 @@ def class_attrs(spec: TaskSpec) -> dict[str, Any]:
     """
     attrs: dict[str, Any] = {"long_name": spec.title or spec.name}
     if spec.demonstration:
-        attrs["comment"] = "demonstration of the software, trained on simulated data: not a map of anything"
+        attrs["comment"] = "demonstration of the software, trained on simulated data: a map of nothing real"
     if spec.kind == "regression":
         return {**attrs, "units": spec.units}
     return {**attrs, **_flags(spec)}

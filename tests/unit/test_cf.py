@@ -54,7 +54,7 @@ def test_class_attributes_are_json_and_legal() -> None:
 
 
 def test_demonstrations_and_regressions_say_so() -> None:
-    assert "not a map of anything" in cf.class_attrs(spec(demonstration=True))["comment"]
+    assert "a map of nothing real" in cf.class_attrs(spec(demonstration=True))["comment"]
     biomass = spec(kind="regression", classes=(), units="Mg ha-1")
     assert cf.class_attrs(biomass) == {"long_name": "Crops", "units": "Mg ha-1"}
 

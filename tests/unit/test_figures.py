@@ -178,8 +178,8 @@ def test_numbers_have_a_colour_bar_and_one_range() -> None:
 
 def test_demonstrations_say_so_in_the_picture() -> None:
     made = result()
-    made.crop_v1_0.attrs["comment"] = "demonstration: not a map of anything"
-    assert plot(made).get_supxlabel() == "demonstration: not a map of anything"
+    made.crop_v1_0.attrs["comment"] = "demonstration: a map of nothing real"
+    assert plot(made).get_supxlabel() == "demonstration: a map of nothing real"
 
 
 def test_pyplot_holds_no_figures() -> None:

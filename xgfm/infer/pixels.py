@@ -102,7 +102,7 @@ def normalise(block: np.ndarray, pixels: Pixels, device: str, *, frames: int) ->
         raw = raw.pin_memory()
     raw = raw.to(device, non_blocking=True).reshape(-1, frames, *raw.shape[1:])  # (group, T, C, y, x)
     mean, std = (torch.tensor(v, dtype=torch.float64, device=device)[:, None, None] for v in (pixels.mean, pixels.std))
-    x = raw.to(torch.float32).mul_((pixels.factor / std).float()).sub_((mean / std).float())
+    x = raw.to(torch.float32, copy=True).mul_((pixels.factor / std).float()).sub_((mean / std).float())
     there = _there(raw, pixels.nodata)
     valid = there.all(dim=2).all(dim=1)
     if not valid.all():

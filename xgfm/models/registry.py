@@ -104,7 +104,7 @@ def builder_digest(build: Builder | None) -> str:
     """
     if build is None:
         return ""
-    import cloudpickle  # type: ignore[import-untyped]  # what workers get builders with
+    import cloudpickle  # what workers get builders with
 
     hashed = _Hash()
     try:
