@@ -380,3 +380,8 @@ def test_many_dates_in_one_chunk_are_taken_in_parts(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kernel, "_VALUES", 20 * 20 * 6)
     np.testing.assert_array_equal(predict(c, handle).toy_task.values, whole)
     assert len(handle.module.seen) >= 4
+
+
+def test_a_float_cube_with_a_numeric_nodata_is_as_good_as_integers() -> None:
+    c, handle = cube(30, 30, missing=0.1), Handle(task_spec())
+    xr.testing.assert_equal(predict(c.astype("float32"), handle).toy_task, predict(c, handle).toy_task)
