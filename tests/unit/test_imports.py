@@ -98,7 +98,7 @@ HEAVY = ("torch", "rasterio", "odc", "stackstac", "pystac_client", "matplotlib",
 def test_import_is_light() -> None:
     code = f"import sys, xgfm; print(sorted(m for m in {HEAVY!r} if m in sys.modules))"
     best = float("inf")
-    for _ in range(3):  # the best of three: what the machine does meanwhile is not ours
+    for _ in range(5):  # the best of five: what the machine does meanwhile is not ours
         start = time.perf_counter()
         seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
         best = min(best, time.perf_counter() - start)
