@@ -107,9 +107,13 @@ def test_search_passes_its_filters_on(season: Season) -> None:
     options = ("--bbox", west, south, east, north, "--datetime", day)
     rows = run("search", "--catalog", season.items, *options).stdout.splitlines()
     assert [row.split()[-1] for row in rows[1:]] == [season.granules[0]]
-    said = fails("search", "--catalog", season.items, "--max-cloud-cover", -1)
+    said = fails("search", "--catalog", season.items, "--max-cloud-cover", 0, "--datetime", "2019")
     assert said == (
-        f"error: no HLS granule in --catalog {season.items} for --max-cloud-cover -1.0; raise --max-cloud-cover"
+        f"error: no HLS granule in --catalog {season.items} for --datetime 2019, --max-cloud-cover 0.0; "
+        "widen --datetime or raise --max-cloud-cover"
+    )
+    assert "--max-cloud-cover -1.0 must be a number" in fails(
+        "search", "--catalog", season.items, "--max-cloud-cover", -1
     )
     said = fails("search", "--catalog", season.items, "--tile", "T15TWM", *options[:5], "--datetime", "2019")
     assert "for --bbox " + " ".join(map(str, season.bbox)) + ", --datetime 2019, --tile T15TWM; widen --bbox or" in said
