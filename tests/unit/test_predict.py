@@ -142,7 +142,8 @@ def test_nothing_is_read_or_loaded_before_compute() -> None:
     with dask.config.set(scheduler=refuse):
         result = predict(cube(), Guard(task_spec()), return_=["class", "probability"])
     assert result.toy_task.dtype == "uint8"
-    assert result.toy_task.chunks is not None
+    assert result.toy_task.chunks == ((40,), (50,))
+    assert result.probability.shape == (3, 40, 50)
 
 
 def test_layers_agree_with_each_other() -> None:

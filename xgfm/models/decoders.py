@@ -6,6 +6,7 @@ Names of parameters are those of the published fine-tunes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import cast
 
@@ -19,7 +20,7 @@ from xgfm.models.heads import MOST_DOUBLINGS
 from xgfm.models.necks import apply_pyramid, learned_pyramid
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """Base of the decoders."""
 
     out_channels: int
@@ -27,9 +28,9 @@ class Decoder(nn.Module):
     has_head = True
     """False where the decoder's output are the logits."""
 
+    @abstractmethod
     def forward(self, features: list[Tensor]) -> Tensor:
         """Decode feature maps, largest first."""
-        raise NotImplementedError
 
 
 class ConvUnit(nn.Module):

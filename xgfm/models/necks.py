@@ -6,6 +6,7 @@ Out: a list of tensors. Channels are counted when the neck is built, so a decode
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,7 +18,7 @@ from xgfm.errors import TaskError
 from xgfm.models.encodings import Grid
 
 
-class Neck(nn.Module):
+class Neck(nn.Module, ABC):
     """Base of the necks.
 
     Parameters
@@ -36,9 +37,9 @@ class Neck(nn.Module):
         self.channels = list(channels)
         self.frames = frames
 
+    @abstractmethod
     def forward(self, features: list[Tensor], grid: Grid) -> list[Tensor]:
         """Transform the features of images whose token grid is (frames, rows, columns)."""
-        raise NotImplementedError
 
 
 class SelectIndices(Neck):
