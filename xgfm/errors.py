@@ -51,6 +51,10 @@ class WriteError(XgfmError):
     """A result could not be written; the message says what is left on disk."""
 
 
+class Taken(XgfmError):  # noqa: N818 - what the job is
+    """Another process runs this job; the message says which, since when, and what to do."""
+
+
 class MissingExtraError(ImportError):
     """An optional package is needed; the message is the line that installs it."""
 

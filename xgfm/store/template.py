@@ -1,0 +1,189 @@
+"""The whole store's metadata, written once before the first block: arrays without pixels, coordinates, attributes.
+
+In: lazy results of whole areas, as `predict` returns them. Out: a Zarr store in which every block has its place. No
+pixel is computed, and neither time nor memory grow with the number of chunks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xgfm.cube.hrefs import redacted
+from xgfm.errors import WriteError
+from xgfm.store.layout import as_dataset, prepared
+from xgfm.store.objects import Objects, zarr_store
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store
+
+ROOT = "zarr.json"
+_WRITERS = 16
+_VERSION = "xgfm_version"
+"""The attribute that may change between a run and its resumption."""
+
+
+def create_store(url: str | PathLike[str], templates: Mapping[str, xr.Dataset], *, chunk: int, shard: int) -> None:
+    """Write the metadata of a whole store, once; nothing happens where it is there already.
+
+    The root's metadata is written last: a store that opens is complete, and one that was interrupted is begun again.
+
+    Parameters
+    ----------
+    url : str or path
+        Folder or URL.
+    templates : mapping of str to Dataset
+        By group, ``""`` for the root: the lazy result of the whole area. Its pixels are not looked at.
+    chunk, shard : int
+        Rows and columns of an inner chunk and of a shard, a whole number of chunks.
+
+    Raises
+    ------
+    WriteError
+        Where something else stands there, or a store that differs.
+    """
+    differing = template_differences(url, templates, chunk=chunk, shard=shard)
+    if differing:
+        raise WriteError(
+            f"{redacted(str(url))} holds another store: {'; '.join(differing[:3])}; give another path, or the job it "
+            "belongs to"
+        )
+    if differing is not None:
+        return
+    documents = _documents(templates, chunk=chunk, shard=shard)
+    objects = Objects(url)
+    _refuse_strangers(objects, documents)
+    root = documents.pop(ROOT)
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(lambda key: objects.put(key, documents[key]), documents))
+    objects.put(ROOT, root)
+
+
+def template_differences(
+    url: str | PathLike[str], templates: Mapping[str, xr.Dataset], *, chunk: int, shard: int
+) -> list[str] | None:
+    """Return in words how a store differs from a template; None where there is no store.
+
+    What was added since, such as overviews, is no difference, and neither is the version of this package.
+    """
+    import zarr
+    from zarr.storage import MemoryStore
+
+    try:
+        found = zarr.open_group(zarr_store(url), mode="r")
+    except FileNotFoundError:
+        return None
+    expected: dict[str, Any] = {}
+    write_metadata(MemoryStore(expected), templates, chunk=chunk, shard=shard)
+    return list(_differences(zarr.open_group(MemoryStore(expected), mode="r"), found))
+
+
+def write_metadata(
+    store: Store, templates: Mapping[str, xr.Dataset], *, chunk: int, shard: int, consolidated: bool = True
+) -> None:
+    """Write the metadata of whole areas into an empty store that is already open; parameters as of `create_store`."""
+    import zarr
+
+    with warnings.catch_warnings():
+        # Consolidated metadata is an extension of Zarr v3: it quickens opening, and nothing needs it.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        for group, result in templates.items():
+            dataset = _without_pixels(result, chunk=chunk, shard=shard)
+            dataset.to_zarr(
+                store, group=group or None, mode="w-", zarr_format=3, consolidated=consolidated, compute=False
+            )
+        if consolidated:
+            zarr.consolidate_metadata(store)
+
+
+def _without_pixels(result: xr.Dataset, *, chunk: int, shard: int) -> xr.Dataset:
+    """Return a result as it is to be stored, each gridded variable one lazy chunk: no graph lists its blocks."""
+    dataset = as_dataset(result)
+    gridded = [name for name, variable in dataset.data_vars.items() if variable.dims[-2:] == ("y", "x")]
+    for name in gridded:
+        variable = dataset[name].variable
+        lead = variable.chunksizes and [variable.chunksizes[d] for d in variable.dims[:-2]]
+        dataset[name] = _empty(dataset[name], (*(lead or variable.shape[:-2]), shard, shard))
+    dataset = prepared(dataset, chunk=chunk, shard=shard)
+    for name in gridded:
+        encoding = dataset[name].encoding
+        dataset[name] = _empty(dataset[name], dataset[name].shape)
+        dataset[name].encoding = encoding
+    return dataset
+
+
+def _empty(variable: xr.DataArray, chunks: Any) -> xr.DataArray:
+    import dask.array as da
+
+    return variable.copy(data=da.empty(variable.shape, dtype=variable.dtype, chunks=chunks))
+
+
+def _documents(templates: Mapping[str, xr.Dataset], *, chunk: int, shard: int) -> dict[str, bytes]:
+    """Return every object of the store, by key."""
+    from zarr.storage import MemoryStore
+
+    made: dict[str, Any] = {}
+    write_metadata(MemoryStore(made), templates, chunk=chunk, shard=shard)
+    return {key: buffer.to_bytes() for key, buffer in made.items()}
+
+
+def _refuse_strangers(objects: Objects, documents: Mapping[str, bytes]) -> None:
+    """Refuse a place that holds what no interrupted `create_store` of this template can have left there."""
+    stranger = next((name for name in objects.names() if name not in documents), None)
+    if stranger is not None:
+        raise WriteError(
+            f"{redacted(objects.url)} is not empty and no Zarr store: it holds {stranger!r}; give another path"
+        )
+
+
+def _differences(expected: zarr.Group, found: zarr.Group) -> Iterator[str]:
+    there = dict(found.members(max_depth=None))
+    yield from _unlike("the root group", {"attributes": _attrs(expected)}, {"attributes": _attrs(found)})
+    for path, node in expected.members(max_depth=None):
+        if path not in there:
+            yield f"{path} is missing"
+        else:
+            yield from _unlike(path, _facts(node), _facts(there[path]))
+
+
+def _unlike(path: str, expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
+    for fact, value in expected.items():
+        if isinstance(value, dict):
+            yield from _unlike(f"{path} {fact}", value, found.get(fact, {}))
+        elif fact not in found or not _same(found[fact], value):
+            yield f"{path}: {fact} is {found.get(fact, 'missing')!s:.80}, expected {value!s:.80}"
+
+
+def _facts(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+    """What must not differ: layout and attributes; the values of coordinates, less what the transform says already."""
+    import zarr
+
+    if isinstance(node, zarr.Group):
+        return {"kind": "group", "attributes": _attrs(node)}
+    layout = {n: getattr(node, n) for n in ("shape", "chunks", "shards", "dtype", "fill_value")}
+    facts = {
+        "kind": "array",
+        **layout,
+        "dims": getattr(node.metadata, "dimension_names", None),
+        "attributes": _attrs(node),
+    }
+    coordinate = "spatial:transform" not in node.attrs and node.basename not in ("y", "x")
+    return {**facts, "values": node[...]} if coordinate else facts
+
+
+def _attrs(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+    return {key: value for key, value in node.attrs.asdict().items() if key != _VERSION}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality in which NaN equals NaN, for scalars, arrays and JSON values."""
+    if isinstance(one, np.ndarray | np.generic) and isinstance(other, np.ndarray | np.generic):
+        return bool(np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind == "f"))
+    return bool(one == other)
