@@ -46,20 +46,25 @@ def zarr_store(url: str | PathLike[str]) -> Store:
     return LocalStore(folder) if folder is not None else ObjectStore(_remote(str(url)))
 
 
+def endpoint() -> str | None:
+    """Return the address of the S3 service that the environment names; None for Amazon's own."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 def _remote(url: str) -> Any:
     """Open the store that a URL names; an endpoint without TLS is allowed where the environment names one."""
     from obstore.exceptions import BaseError
     from obstore.store import from_url
 
-    scheme = urlsplit(url).scheme
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     given: dict[str, Any] = {}
-    if scheme == "s3" and endpoint:
-        given = {"endpoint": endpoint, "client_options": {"allow_http": endpoint.startswith("http://")}}
+    where = endpoint()
+    if where and urlsplit(url).scheme == "s3":
+        given = {"endpoint": where, "client_options": {"allow_http": where.startswith("http://")}}
     try:
         return from_url(url, **given)
     except (BaseError, ValueError) as error:
-        message = f"{redacted(url)} cannot be opened ({redacted(str(error))}); expected a folder or s3://bucket/name"
+        reason = redacted(str(error).partition("\n")[0])
+        message = f"{redacted(url)} cannot be opened ({reason}); expected a folder or s3://bucket/name"
     # Raised outside of the handler, so that the original, which may quote the whole URL, is not its context.
     raise WriteError(message)
 

@@ -49,13 +49,7 @@ def create_store(url: str | PathLike[str], templates: Mapping[str, xr.Dataset], 
     WriteError
         Where something else stands there, or a store that differs.
     """
-    differing = template_differences(url, templates, chunk=chunk, shard=shard)
-    if differing:
-        raise WriteError(
-            f"{redacted(str(url))} holds another store: {'; '.join(differing[:3])}; give another path, or the job it "
-            "belongs to"
-        )
-    if differing is not None:
+    if refuse_differing(url, zarr_store(url), templates, chunk=chunk, shard=shard):
         return
     documents = _documents(templates, chunk=chunk, shard=shard)
     objects = Objects(url)
@@ -66,8 +60,21 @@ def create_store(url: str | PathLike[str], templates: Mapping[str, xr.Dataset], 
     objects.put(ROOT, root)
 
 
+def refuse_differing(
+    url: str | PathLike[str], store: Store, templates: Mapping[str, xr.Dataset], *, chunk: int, shard: int
+) -> bool:
+    """Return whether a store is there already; WriteError where it is another one."""
+    differing = template_differences(store, templates, chunk=chunk, shard=shard)
+    if differing:
+        raise WriteError(
+            f"{redacted(str(url))} holds another store: {'; '.join(differing[:3])}; give another path, or the job it "
+            "belongs to"
+        )
+    return differing is not None
+
+
 def template_differences(
-    url: str | PathLike[str], templates: Mapping[str, xr.Dataset], *, chunk: int, shard: int
+    store: Store, templates: Mapping[str, xr.Dataset], *, chunk: int, shard: int
 ) -> list[str] | None:
     """Return in words how a store differs from a template; None where there is no store.
 
@@ -77,7 +84,7 @@ def template_differences(
     from zarr.storage import MemoryStore
 
     try:
-        found = zarr.open_group(zarr_store(url), mode="r")
+        found = zarr.open_group(store, mode="r")
     except FileNotFoundError:
         return None
     expected: dict[str, Any] = {}
