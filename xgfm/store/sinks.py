@@ -56,7 +56,7 @@ class PlainSink:
         """Return the store."""
         return zarr_store(self.url)
 
-    def commit(self, written: Iterable[Store], message: str) -> None:  # noqa: ARG002 - the protocol's signature
+    def commit(self, written: Iterable[Store], message: str) -> None:
         """Do nothing: it is there already."""
 
 
