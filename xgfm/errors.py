@@ -51,8 +51,16 @@ class WriteError(XgfmError):
     """A result could not be written; the message says what is left on disk."""
 
 
+class JobError(XgfmError):
+    """A job's record or plan that cannot be used, or that does not fit what is there."""
+
+
 class Taken(XgfmError):  # noqa: N818 - what the job is
     """Another process runs this job; the message says which, since when, and what to do."""
+
+
+class ClusterError(XgfmError):
+    """Workers that cannot be started as asked."""
 
 
 class MissingExtraError(ImportError):

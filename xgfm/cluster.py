@@ -1,0 +1,336 @@
+"""Somewhere to run: a `distributed.Client` for this machine, its GPUs, a batch queue or a scheduler that is there.
+
+In: a word or an address, and what a worker needs. Out: a client; closing it closes what was started for it. Nothing of
+a cluster is done here but choosing the options under which one of many blocks survives: each worker is one process of
+several threads, so that one block computes while others read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client
+
+from xgfm.errors import ClusterError, MissingExtraError
+
+QUEUES: Mapping[str, str] = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
+"""Batch queues, and the classes of dask-jobqueue that speak to them."""
+KINDS = ("local", "cuda", *QUEUES)
+THREADS = 4
+"""Threads of a worker where none are given: one block computes, the others read ahead or write."""
+LOGS = "xgfm-logs"
+"""Folder of the queue's log files, in the working directory, where none is given."""
+LOST_WORKER = "5s"
+"""How long a worker of the queue may be gone before it is replaced."""
+DEATHS = 10
+"""Workers that may die under a task before the task is blamed: in a queue they are taken away all the time."""
+CONFIG = "xgfm.cluster"
+"""Key of Dask's configuration: ``xgfm.cluster.slurm.account`` stands for ``account=`` of ``open("slurm")``."""
+
+
+class ClusterClient(Client):  # type: ignore[misc]
+    """A client that closes, with itself, the cluster that was started for it."""
+
+    def close(self, *args: Any, **kwargs: Any) -> Any:
+        """Close the client, then its cluster: workers end and jobs leave the queue."""
+        cluster = self.cluster
+        closed = super().close(*args, **kwargs)
+        if cluster is not None:
+            cluster.close()
+        return closed
+
+
+def open(
+    kind: str = "local",
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    memory: str | None = None,
+    walltime: str | None = None,
+    queue: str | None = None,
+    account: str | None = None,
+    gpus: int | None = None,
+    tls: bool | None = None,
+    log_directory: str | os.PathLike[str] | None = None,
+    **more: Any,
+) -> Client:
+    """Start workers, or connect to some, and return a client of them.
+
+    Options that are not given are looked up in Dask's configuration under ``xgfm.cluster.<kind>``, which a file
+    ``xgfm.yaml`` in ``~/.config/dask`` fills: ``xgfm: {cluster: {slurm: {account: abc, queue: gpu}}}``.
+
+    Parameters
+    ----------
+    kind
+        ``"local"``: processes of this machine. ``"cuda"``: one process for each GPU of this machine.
+        ``"slurm"``, ``"pbs"``, ``"lsf"``: jobs of a batch queue, one worker each (``pip install "xgfm[hpc]"``).
+        ``"tcp://..."``, ``"tls://..."`` or another address: a scheduler that is there; other options do not apply.
+    workers
+        Processes, or jobs of the queue; they are replaced when they end. By default 1, or one for each GPU.
+    threads
+        Of a worker, 4 by default. One block computes at a time, the others read ahead or write: more threads hide
+        slower reads and take more memory.
+    memory
+        Of a worker, ``"16GB"``. Needed for a queue; on this machine, its share where not given.
+    walltime
+        Of a job in the queue, as the queue takes it: ``"02:00:00"``. Workers retire shortly before and are replaced,
+        so that it may be much shorter than the run.
+    queue, account
+        Partition or queue, and what is billed.
+    gpus
+        Of a worker in a queue, 0 by default. For ``"cuda"``, how many of this machine's are used; all by default.
+    tls
+        Encrypt what scheduler and workers say, with certificates made for this cluster alone. On by default in
+        queues, whose nodes are shared with others; off on this machine.
+    log_directory
+        Of the queue's log files; ``xgfm-logs`` in the working directory by default.
+    **more
+        Further options of ``distributed.LocalCluster``, or of dask-jobqueue's cluster: ``interface="ib0"``,
+        ``job_script_prologue=["module load python"]``.
+
+    Returns
+    -------
+    distributed.Client
+        Closing it closes the workers that were started here.
+
+    Raises
+    ------
+    ClusterError
+        No such kind, an option that it does not take, or no GPU.
+    MissingExtraError
+        dask-jobqueue, or what makes certificates, is not installed.
+    """
+    given: dict[str, Any] = {
+        "workers": workers,
+        "threads": threads,
+        "memory": memory,
+        "walltime": walltime,
+        "queue": queue,
+        "account": account,
+        "gpus": gpus,
+        "tls": tls,
+        "log_directory": log_directory,
+        **more,
+    }
+    asked = {name: value for name, value in given.items() if value is not None}
+    if "://" in kind or re.fullmatch(r"[\w.-]+:\d+", kind):
+        return _connect(kind, asked)
+    if kind not in KINDS:
+        raise ClusterError(f"cluster {kind!r} is not known; give one of {list(KINDS)}, or a scheduler's address")
+    options = {**_configured(kind), **asked}
+    if kind in QUEUES:
+        return _queue(kind, **options)
+    _refuse(kind, options, "walltime", "queue", "account", "log_directory")
+    return _cuda(**options) if kind == "cuda" else _local(**options)
+
+
+def _configured(kind: str) -> dict[str, Any]:
+    found = dask.config.get(f"{CONFIG}.{kind}", {}) or {}
+    if not isinstance(found, Mapping):
+        raise ClusterError(f"{CONFIG}.{kind} of Dask's configuration is {found!r}; expected options by name")
+    return {str(name).replace("-", "_"): value for name, value in found.items()}
+
+
+def _refuse(kind: str, options: Mapping[str, Any], *names: str) -> None:
+    wrong = [f"{name}=" for name in names if name in options]
+    if wrong:
+        raise ClusterError(
+            f"cluster {kind!r} takes no {', '.join(wrong)}: that is for {', '.join(QUEUES)}; leave it out"
+        )
+
+
+def _connect(address: str, asked: Mapping[str, Any]) -> Client:
+    if asked:
+        names = ", ".join(f"{name}=" for name in asked)
+        raise ClusterError(f"{names} cannot change a scheduler that is there ({address}); leave them out")
+    return Client(address)
+
+
+def _local(
+    *, workers: int = 1, threads: int = THREADS, memory: str = "auto", tls: bool = False, gpus: int = 0, **more: Any
+) -> Client:
+    from distributed import LocalCluster
+
+    if gpus:
+        raise ClusterError(f'gpus={gpus} for cluster "local"; give "cuda", which places one worker on each GPU')
+    options = {"dashboard_address": ":0", **more}
+    cluster = LocalCluster(
+        n_workers=workers, threads_per_worker=threads, memory_limit=memory, security=_security(tls), **options
+    )
+    return ClusterClient(cluster)
+
+
+def _cuda(
+    *,
+    gpus: int | None = None,
+    workers: int | None = None,
+    threads: int = THREADS,
+    memory: str = "auto",
+    tls: bool = False,
+    **more: Any,
+) -> Client:
+    from distributed import Nanny, Scheduler, SpecCluster
+    from distributed.worker import parse_memory_limit
+
+    devices = _devices(gpus if gpus is not None else workers)
+    limit = parse_memory_limit(memory, threads, total_cores=threads * len(devices), logger=_Quiet())
+    security = _security(tls)
+    protocol = "tls://" if security else "tcp://"
+    common = {"protocol": protocol, "security": security, "host": "127.0.0.1"}
+    specs = {
+        number: {
+            "cls": Nanny,
+            "options": {
+                "nthreads": threads,
+                "memory_limit": limit,
+                "resources": {"GPU": 1},
+                "env": {"CUDA_VISIBLE_DEVICES": device},
+                **common,
+            },
+        }
+        for number, device in enumerate(devices)
+    }
+    scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", **common}}
+    return ClusterClient(SpecCluster(workers=specs, scheduler=scheduler, security=security, **more))
+
+
+class _Quiet:
+    """What `parse_memory_limit` tells its warnings to."""
+
+    def warning(self, *_: Any) -> None: ...
+
+
+def _devices(wanted: int | None) -> list[str]:
+    """Names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` takes them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+    else:
+        import torch
+
+        names = [str(number) for number in range(torch.cuda.device_count())]
+    if not names or (wanted or 0) > len(names):
+        raise ClusterError(
+            f'cluster "cuda" found {len(names)} GPUs, {wanted or "at least 1"} wanted; give fewer gpus=, or "local" to '
+            "compute on CPUs"
+        )
+    return names[:wanted]
+
+
+def _security(tls: bool) -> Any:
+    if not tls:
+        return None
+    if find_spec("cryptography") is None:
+        raise MissingExtraError("cryptography", "hpc", "tls=True")
+    from distributed.security import Security
+
+    return Security.temporary()
+
+
+def _queue(
+    kind: str,
+    *,
+    workers: int = 1,
+    threads: int = THREADS,
+    memory: str | None = None,
+    walltime: str | None = None,
+    queue: str | None = None,
+    account: str | None = None,
+    gpus: int = 0,
+    tls: bool = True,
+    log_directory: str | os.PathLike[str] = LOGS,
+    **more: Any,
+) -> Client:
+    if find_spec("dask_jobqueue") is None:
+        raise MissingExtraError("dask-jobqueue", "hpc", f'cluster "{kind}"')
+    import dask_jobqueue
+
+    if memory is None:
+        raise ClusterError(
+            f'cluster "{kind}" needs memory= of a worker, "16GB": the queue gives a job what it asks for'
+        )
+    logs = Path(log_directory).expanduser().resolve()
+    logs.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {
+        "queue": queue,
+        ("project" if kind == "lsf" else "account"): account,
+        "cores": threads,
+        "processes": 1,  # with two, the jobs of killed workers are not replaced
+        "memory": memory,
+        "walltime": walltime,
+        "log_directory": str(logs),
+        "shared_temp_directory": str(logs),  # of the certificates, which only their owner can read
+        "security": _security(tls),
+        **_gpu_options(kind, gpus, threads, memory),
+        **more,
+    }
+    options["worker_extra_args"] = [*lifetime(walltime), *_resources(gpus), *more.get("worker_extra_args", [])]
+    options["scheduler_options"] = {
+        "dashboard_address": ":0",
+        "allowed_failures": DEATHS,
+        **more.get("scheduler_options", {}),
+    }
+    dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_WORKER})
+    cluster = getattr(dask_jobqueue, QUEUES[kind])(**options)
+    # Not scale: a job that is killed would never be replaced.
+    cluster.adapt(minimum_jobs=workers, maximum_jobs=workers, interval="2s")
+    return ClusterClient(cluster)
+
+
+def _gpu_options(kind: str, gpus: int, threads: int, memory: str) -> dict[str, Any]:
+    """How a queue is asked for GPUs."""
+    if not gpus:
+        return {}
+    if kind == "slurm":
+        return {"job_extra_directives": [f"--gres=gpu:{gpus}"]}
+    if kind == "lsf":
+        return {"job_extra_directives": [f'-gpu "num={gpus}"']}
+    mb = math.ceil(dask.utils.parse_bytes(memory) / 2**20)
+    return {"resource_spec": f"select=1:ncpus={threads}:mem={mb}MB:ngpus={gpus}"}
+
+
+def _resources(gpus: int) -> list[str]:
+    return ["--resources", f"GPU={gpus}"] if gpus else []
+
+
+def lifetime(walltime: str | None) -> list[str]:
+    """Return a worker's options for retiring before its job is killed, not all at the same time.
+
+    Parameters
+    ----------
+    walltime
+        ``[days-]hours:minutes:seconds``, or ``hours:minutes``, or minutes; None for no limit.
+
+    Raises
+    ------
+    ClusterError
+        Where it is none of them.
+    """
+    if walltime is None:
+        return []
+    seconds = _seconds(walltime)
+    stagger = round(0.05 * seconds)
+    kept = round(seconds - max(0.1 * seconds, 30.0) - stagger)
+    if kept < 1:
+        raise ClusterError(f"walltime={walltime!r} leaves a worker no time to compute; give two minutes or more")
+    return ["--lifetime", f"{kept}s", "--lifetime-stagger", f"{stagger}s"]
+
+
+def _seconds(walltime: str) -> int:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(walltime).strip())
+    if match is None:
+        raise ClusterError(f"walltime={walltime!r}: expected '02:00:00' (hours, minutes, seconds) or '1-00:00:00'")
+    days, *parts = (None if part is None else int(part) for part in match.groups())
+    first, second, third = parts
+    if days is not None:  # days-hours[:minutes[:seconds]]
+        return 86400 * days + 3600 * (first or 0) + 60 * (second or 0) + (third or 0)
+    if second is None:
+        return 60 * (first or 0)
+    return 3600 * (first or 0) + 60 * second + (third or 0)
