@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -93,21 +94,47 @@ def template_differences(
 
 
 def write_metadata(
-    store: Store, templates: Mapping[str, xr.Dataset], *, chunk: int, shard: int, consolidated: bool = True
+    store: Store,
+    templates: Mapping[str, xr.Dataset],
+    *,
+    chunk: int,
+    shard: int,
+    consolidated: bool = True,
+    overwrite: bool = False,
 ) -> None:
-    """Write the metadata of whole areas into an empty store that is already open; parameters as of `create_store`."""
-    import zarr
+    """Write the metadata of whole areas into a store that is already open; parameters as of `create_store`.
 
-    with warnings.catch_warnings():
-        # Consolidated metadata is an extension of Zarr v3: it quickens opening, and nothing needs it.
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+    With ``overwrite`` what stands in their groups is deleted before.
+    """
+    with _quiet():
         for group, result in templates.items():
             dataset = _without_pixels(result, chunk=chunk, shard=shard)
             dataset.to_zarr(
-                store, group=group or None, mode="w-", zarr_format=3, consolidated=consolidated, compute=False
+                store,
+                group=group or None,
+                mode="w" if overwrite else "w-",
+                zarr_format=3,
+                consolidated=consolidated,
+                compute=False,
             )
-        if consolidated:
-            zarr.consolidate_metadata(store)
+    if consolidated:
+        consolidate(store)
+
+
+def consolidate(store: Store, group: str = "") -> None:
+    """Gather the metadata of everything below a group in the group's own, so that opening it is one read."""
+    import zarr
+
+    with _quiet():
+        zarr.consolidate_metadata(store, path=group or None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that consolidated metadata is an extension of Zarr v3: nothing needs it to read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        yield
 
 
 def _without_pixels(result: xr.Dataset, *, chunk: int, shard: int) -> xr.Dataset:
