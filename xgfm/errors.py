@@ -51,6 +51,10 @@ class WriteError(XgfmError):
     """A result could not be written; the message says what is left on disk."""
 
 
+class StoreFull(WriteError):  # noqa: N818 - what the store is
+    """A store that takes no more: no further block can be written."""
+
+
 class JobError(XgfmError):
     """A job's record or plan that cannot be used, or that does not fit what is there."""
 

@@ -110,6 +110,24 @@ def search(
     GridError
         A box that is not one, or crosses the antimeridian.
     """
+    found = list(
+        find(bbox, datetime, catalog, collections=collections, max_cloud_cover=max_cloud_cover, tile=tile)
+    )
+    if not found:
+        raise SearchError(_nothing_found(catalog, bbox, datetime, tile, max_cloud_cover, collections))
+    return found
+
+
+def find(
+    bbox: Sequence[float] | None = None,
+    datetime: Any = None,
+    catalog: str | Path = "lpcloud",
+    *,
+    collections: Sequence[str] | None = None,
+    max_cloud_cover: float | None = None,
+    tile: str | None = None,
+) -> Iterator[Item]:
+    """Find HLS granules one after the other, as `search`, for more of them than fit into memory; maybe none."""
     wanted = None if tile is None else parse_tile(tile)
     around = tile_geobox(wanted).geographic_extent.boundingbox.bbox if bbox is None and wanted is not None else bbox
     query = Query(
@@ -119,10 +137,7 @@ def search(
         _percent(max_cloud_cover),
         wanted,
     )
-    found = [item for item in _candidates(str(catalog), query) if query.matches(item)]
-    if not found:
-        raise SearchError(_nothing_found(catalog, bbox, datetime, tile, max_cloud_cover, collections))
-    return found
+    return (item for item in _candidates(str(catalog), query) if query.matches(item))
 
 
 def _names(collections: Any) -> tuple[str, ...] | None:

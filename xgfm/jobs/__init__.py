@@ -1,0 +1,1 @@
+"""Jobs: a region and a period, planned, quoted, run block by block, resumed."""

@@ -1,0 +1,215 @@
+"""The items of a job: searched for once, kept by tile beside the store, read back block by block.
+
+In: STAC items in any order, one after the other. Out: one gzipped GeoJSON object for each MGRS tile, of slim items
+without signatures, the same bytes whatever the order was. A million items never stand in memory as objects: they are
+packed as they come.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xgfm.cube.hrefs import redacted
+from xgfm.cube.items import READ_ASSETS, SIMULATED_MARK, HlsItem, normalise, plain_item
+from xgfm.cube.periods import Period
+from xgfm.errors import ItemError, JobError
+from xgfm.store.objects import Objects
+
+Item = dict[str, Any]
+
+FOLDER = "items"
+_PROPERTIES = (
+    "datetime",
+    "start_datetime",
+    "eo:cloud_cover",
+    "proj:code",
+    "proj:epsg",
+    "proj:transform",
+    "proj:shape",
+    SIMULATED_MARK,
+)
+_ASSET = ("href", "file:size", "proj:code", "proj:epsg", "proj:transform", "proj:shape")
+_PACK = 1 << 16
+"""Bytes of a tile's items that wait to be packed."""
+_LISTED = 1000
+"""Items that were left out and are told of one by one."""
+_TILES = 64
+"""Tiles whose items a process keeps."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An item that cannot be read, and why."""
+
+    item: str
+    reason: str
+
+
+@dataclass
+class _Packing:
+    """The items of one tile, on their way into an object."""
+
+    waiting: list[bytes] = field(default_factory=list)
+    size: int = 0
+    packed: list[bytes] = field(default_factory=list)
+
+    def add(self, line: bytes) -> None:
+        self.waiting.append(line)
+        self.size += len(line)
+        if self.size >= _PACK:
+            self._pack()
+
+    def _pack(self) -> None:
+        self.packed.append(gzip.compress(b"\n".join(self.waiting), 1, mtime=0))
+        self.waiting, self.size = [], 0
+
+    def lines(self) -> list[bytes]:
+        """Every line once, in order."""
+        unpacked = (line for part in self.packed for line in gzip.decompress(part).split(b"\n"))
+        return sorted({*unpacked, *self.waiting})
+
+
+@dataclass
+class Collection:
+    """Items by tile, packed: filled by `add`, emptied by `save`."""
+
+    windows: Sequence[Period]
+    """Frames of the job, one period after the other."""
+    keep: Callable[[str], bool]
+    """Whether a tile's items are wanted."""
+    bands: tuple[str, ...]
+    """That every item must have, beside the Fmask."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    left_out_count: int = 0
+    _tiles: dict[str, _Packing] = field(default_factory=dict)
+    _wanted: dict[str, bool] = field(default_factory=dict)
+
+    def add(self, items: Iterable[Any]) -> None:
+        """Take items; one that cannot be read is left out and told of, those of other tiles are dropped."""
+        for item in items:
+            try:
+                record = normalise(item, bands=self.bands, fmask=True)
+            except ItemError as error:
+                self._leave_out(item, str(error))
+                continue
+            if record.tile not in self._wanted:
+                self._wanted[record.tile] = self.keep(record.tile)
+            if self._wanted[record.tile]:
+                self._tiles.setdefault(record.tile, _Packing()).add(_line(record, plain_item(item)))
+
+    def save(self, objects: Objects) -> Iterator[tuple[str, int, list[int]]]:
+        """Write the items of each tile; yield tile, number of items, and how many of them each frame has."""
+        edges = _edges(self.windows)
+        for tile in sorted(self._tiles):
+            lines = self._unrepeated(self._tiles.pop(tile).lines())
+            if not lines:
+                continue
+            texts = [line.split(b"\t", 2)[2] for line in lines]
+            body = b'{"type":"FeatureCollection","features":[\n' + b",\n".join(texts) + b"\n]}\n"
+            objects.put(_name(tile), gzip.compress(body, 6, mtime=0))
+            dates = np.array([line.split(b"\t", 1)[0].decode() for line in lines], "datetime64[us]")
+            yield tile, len(lines), _count(dates, edges)
+
+    def _unrepeated(self, lines: list[bytes]) -> list[bytes]:
+        """Lines of which no two have one id: which of two different ones is meant, nobody can tell."""
+        by_id: dict[bytes, list[bytes]] = {}
+        for line in lines:
+            by_id.setdefault(line.split(b"\t", 2)[1], []).append(line)
+        for name, same in by_id.items():
+            if len(same) > 1:
+                self._leave_out({"id": name.decode()}, f"{len(same)} different items have this id")
+        return [line for line in lines if len(by_id[line.split(b"\t", 2)[1]]) == 1]
+
+    def _leave_out(self, item: Any, reason: str) -> None:
+        self.left_out_count += 1
+        if len(self.left_out) < _LISTED:
+            name = item.get("id") if isinstance(item, Mapping) else getattr(item, "id", item)
+            self.left_out.append(LeftOut(redacted(str(name))[:200], reason[:500]))
+
+
+def read_tile(objects: Objects, tile: str) -> tuple[Item, ...]:
+    """Return the items of a tile, in order of date. They are shared: do not change them.
+
+    Raises
+    ------
+    JobError
+        Where the job's records do not have them.
+    """
+    return _read(objects, tile)
+
+
+@lru_cache(maxsize=_TILES)
+def _read(objects: Objects, tile: str) -> tuple[Item, ...]:
+    try:
+        body = gzip.decompress(objects.get(_name(tile)))
+        return tuple(json.loads(body)["features"])
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise JobError(
+            f"the items of tile {tile} cannot be read from {objects.url}/{_name(tile)} ({error}); plan the job again"
+        ) from error
+
+
+def dates_of(items: Sequence[Mapping[str, Any]]) -> NDArray[np.datetime64]:
+    """Return the UTC dates of items that `read_tile` gave."""
+    return np.array([_date(item["properties"]) for item in items], "datetime64[us]")
+
+
+def _date(properties: Mapping[str, Any]) -> str:
+    import datetime as dt
+
+    text = properties.get("datetime") or properties["start_datetime"]
+    moment = dt.datetime.fromisoformat(text)
+    return (moment if moment.tzinfo is None else moment.astimezone(dt.UTC)).replace(tzinfo=None).isoformat()
+
+
+def _line(record: HlsItem, plain: Mapping[str, Any]) -> bytes:
+    """Date, id and slim item: sorted by date where lines are sorted."""
+    date = record.datetime.replace(tzinfo=None).isoformat(timespec="microseconds")
+    text = json.dumps(slim(record, plain), separators=(",", ":"), ensure_ascii=True)
+    name = json.dumps(record.id)  # a tab or a line's end in it would tear the line
+    return f"{date}\t{name}\t{text}".encode()
+
+
+def slim(record: HlsItem, plain: Mapping[str, Any]) -> Item:
+    """Return what opening an item takes, as a STAC item: hrefs without signatures, no previews, no links."""
+    properties = {name: plain["properties"][name] for name in _PROPERTIES if name in plain["properties"]}
+    hrefs = set(record.hrefs.values())
+    assets: dict[str, Any] = {}
+    for key, asset in plain["assets"].items():
+        if key in READ_ASSETS:
+            kept = {name: asset[name] for name in _ASSET if name in asset}
+            href = str(asset.get("href", "")).partition("?")[0]
+            if href in hrefs:  # a band of this sensor
+                assets[key] = {**kept, "href": href}
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "id": record.id,
+        "collection": record.collection or None,
+        "geometry": None,
+        "bbox": plain.get("bbox"),
+        "properties": properties,
+        "assets": assets,
+        "links": [],
+    }
+
+
+def _edges(windows: Sequence[Period]) -> NDArray[np.datetime64]:
+    return np.array([[w.start.to_datetime64(), w.stop.to_datetime64()] for w in windows], "datetime64[us]")
+
+
+def _count(dates: NDArray[np.datetime64], edges: NDArray[np.datetime64]) -> list[int]:
+    inside = (dates[:, None] >= edges[None, :, 0]) & (dates[:, None] < edges[None, :, 1])
+    return [int(n) for n in inside.sum(axis=0)]
+
+
+def _name(tile: str) -> str:
+    return f"{FOLDER}/{tile}.json.gz"
