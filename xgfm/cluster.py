@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,25 @@ CONFIG = "xgfm.cluster"
 """Key of Dask's configuration: ``xgfm.cluster.slurm.account`` stands for ``account=`` of ``open("slurm")``."""
 
 
-class ClusterClient(Client):  # type: ignore[misc]
-    """A client that closes, with itself, the cluster that was started for it."""
+class ClusterClient(Client):
+    """A client that closes, with itself, the cluster that was started for it.
+
+    Parameters
+    ----------
+    cluster
+        What was started.
+    replenish
+        Asks it again for the workers that it was started with.
+    """
+
+    def __init__(self, cluster: Any, replenish: Callable[[], object], **options: Any) -> None:
+        self.replenish = replenish
+        super().__init__(cluster, **options)  # type: ignore[no-untyped-call]
 
     def close(self, *args: Any, **kwargs: Any) -> Any:
         """Close the client, then its cluster: workers end and jobs leave the queue."""
         cluster = self.cluster
-        closed = super().close(*args, **kwargs)
+        closed = super().close(*args, **kwargs)  # type: ignore[no-untyped-call]
         if cluster is not None:
             cluster.close()
         return closed
@@ -164,7 +177,7 @@ def _local(
     cluster = LocalCluster(
         n_workers=workers, threads_per_worker=threads, memory_limit=memory, security=_security(tls), **options
     )
-    return ClusterClient(cluster)
+    return ClusterClient(cluster, partial(cluster.scale, workers))
 
 
 def _cuda(
@@ -177,7 +190,7 @@ def _cuda(
     **more: Any,
 ) -> Client:
     from distributed import Nanny, Scheduler, SpecCluster
-    from distributed.worker import parse_memory_limit
+    from distributed.worker_memory import parse_memory_limit
 
     devices = _devices(gpus if gpus is not None else workers)
     limit = parse_memory_limit(memory, threads, total_cores=threads * len(devices), logger=_Quiet())
@@ -198,7 +211,8 @@ def _cuda(
         for number, device in enumerate(devices)
     }
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", **common}}
-    return ClusterClient(SpecCluster(workers=specs, scheduler=scheduler, security=security, **more))
+    cluster = SpecCluster(workers=specs, scheduler=scheduler, security=security, **more)
+    return ClusterClient(cluster, partial(cluster.scale, len(devices)))
 
 
 class _Quiet:
@@ -280,8 +294,9 @@ def _queue(
     dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_WORKER})
     cluster = getattr(dask_jobqueue, QUEUES[kind])(**options)
     # Not scale: a job that is killed would never be replaced.
-    cluster.adapt(minimum_jobs=workers, maximum_jobs=workers, interval="2s")
-    return ClusterClient(cluster)
+    replenish = partial(cluster.adapt, minimum_jobs=workers, maximum_jobs=workers, interval="2s")
+    replenish()
+    return ClusterClient(cluster, replenish)
 
 
 def _gpu_options(kind: str, gpus: int, threads: int, memory: str) -> dict[str, Any]:
