@@ -90,7 +90,8 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
         state.update(repr((name, array.shape, little.str)).encode())
         flat = array.reshape(-1)
         for first in range(0, flat.size, _PIECE):
-            state.update(_plain(flat[first : first + _PIECE].astype(little, copy=False)).data)
+            piece = np.ascontiguousarray(flat[first : first + _PIECE], dtype=little)
+            state.update(_plain(piece).data)
     return state.hexdigest()
 
 
@@ -125,8 +126,9 @@ def _targets(store: Store, group: str, names: Iterable[str], *, mode: Any) -> di
 def _check(name: str, target: zarr.Array[Any], array: np.ndarray, rows: slice, columns: slice) -> None:
     shards = target.shards or target.chunks
     for axis, part, size, shard in zip("yx", (rows, columns), target.shape[-2:], shards[-2:], strict=True):
-        whole = part.start % shard == 0 and (part.stop % shard == 0 or part.stop == size)
-        if not (whole and 0 <= part.start < part.stop <= size and part.step in (None, 1)):
+        plain = None not in (part.start, part.stop) and part.step in (None, 1)
+        inside = plain and 0 <= part.start < part.stop <= size
+        if not (inside and part.start % shard == 0 and (part.stop % shard == 0 or part.stop == size)):
             raise WriteError(
                 f"{name!r}: {axis} from {part.start} to {part.stop} is not whole shards of {shard} pixels of {size}, "
                 "and writers of one shard lose each other's pixels; give blocks of whole shards"

@@ -85,12 +85,14 @@ def template_differences(
     from zarr.storage import MemoryStore
 
     try:
-        found = zarr.open_group(store, mode="r")
+        zarr.open_group(store, mode="r")
     except FileNotFoundError:
         return None
-    expected: dict[str, Any] = {}
-    write_metadata(MemoryStore(expected), templates, chunk=chunk, shard=shard)
-    return list(_differences(zarr.open_group(MemoryStore(expected), mode="r"), found))
+    expected = MemoryStore({})
+    write_metadata(expected, templates, chunk=chunk, shard=shard)
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        found = pool.map(lambda group: list(_differences(group, expected, store)), templates)
+        return [difference for differences in found for difference in differences]
 
 
 def write_metadata(
@@ -177,39 +179,39 @@ def _refuse_strangers(objects: Objects, documents: Mapping[str, bytes]) -> None:
         )
 
 
-def _differences(expected: zarr.Group, found: zarr.Group) -> Iterator[str]:
-    there = dict(found.members(max_depth=None))
-    yield from _unlike("the root group", {"attributes": _attrs(expected)}, {"attributes": _attrs(found)})
-    for path, node in expected.members(max_depth=None):
-        if path not in there:
-            yield f"{path} is missing"
-        else:
-            yield from _unlike(path, _facts(node), _facts(there[path]))
-
-
-def _unlike(path: str, expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
-    for fact, value in expected.items():
-        if isinstance(value, dict):
-            yield from _unlike(f"{path} {fact}", value, found.get(fact, {}))
-        elif fact not in found or not _same(found[fact], value):
-            yield f"{path}: {fact} is {found.get(fact, 'missing')!s:.80}, expected {value!s:.80}"
-
-
-def _facts(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
-    """What must not differ: layout and attributes; the values of coordinates, less what the transform says already."""
+def _differences(group: str, expected: Store, found: Store) -> Iterator[str]:
+    """Yield how a group differs; what it holds beside the template is not looked at."""
     import zarr
 
-    if isinstance(node, zarr.Group):
-        return {"kind": "group", "attributes": _attrs(node)}
-    layout = {n: getattr(node, n) for n in ("shape", "chunks", "shards", "dtype", "fill_value")}
-    facts = {
-        "kind": "array",
-        **layout,
-        "dims": getattr(node.metadata, "dimension_names", None),
-        "attributes": _attrs(node),
-    }
-    coordinate = "spatial:transform" not in node.attrs and node.basename not in ("y", "x")
-    return {**facts, "values": node[...]} if coordinate else facts
+    ours = zarr.open_group(expected, path=group, mode="r")
+    try:
+        theirs = zarr.open_group(found, path=group, mode="r")
+    except FileNotFoundError:
+        yield f"group {group!r} is missing"
+        return
+    yield from _unlike(f"group {group!r} attributes", _attrs(ours), _attrs(theirs))
+    there = dict(theirs.arrays())
+    for name, array in ours.arrays():
+        if name not in there:
+            yield f"{array.path} is missing"
+        else:
+            yield from _unlike(array.path, _facts(array), _facts(there[name]))
+
+
+def _unlike(owner: str, expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
+    for fact, value in expected.items():
+        if isinstance(value, dict):
+            yield from _unlike(f"{owner} {fact}", value, found.get(fact, {}))
+        elif fact not in found or not _same(found[fact], value):
+            yield f"{owner}: {fact} is {found.get(fact, 'missing')!s:.80}, expected {value!s:.80}"
+
+
+def _facts(array: zarr.Array[Any]) -> dict[str, Any]:
+    """What must not differ: layout and attributes; the values of coordinates, less what the transform says already."""
+    layout = {n: getattr(array, n) for n in ("shape", "chunks", "shards", "dtype", "fill_value")}
+    facts = {**layout, "dims": getattr(array.metadata, "dimension_names", None), "attributes": _attrs(array)}
+    coordinate = "spatial:transform" not in array.attrs and array.basename not in ("y", "x")
+    return {**facts, "values": array[...]} if coordinate else facts
 
 
 def _attrs(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
