@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -93,10 +94,15 @@ def tile_geobox(tile: str) -> GeoBox:
     The upper left corner is the square's, moved out to a multiple of 60 m: HLS follows the Sentinel-2 tiling grid. The
     rule was inferred from published geotransforms of both hemispheres, which are among this project's tests.
     """
+    return _tile_geobox(parse_tile(tile))
+
+
+@lru_cache(maxsize=4096)  # a catalogue answers with many items of each tile
+def _tile_geobox(tile: str) -> GeoBox:
     from affine import Affine
     from odc.geo.geobox import GeoBox
 
-    zone, east, north = _square_corner(parse_tile(tile))
+    zone, east, north = _square_corner(tile)
     left, top = math.floor(east / 60) * 60, math.ceil((north + _SQUARE) / 60) * 60
     transform = Affine(TILE_RESOLUTION, 0, left, 0, -TILE_RESOLUTION, top)
     return GeoBox((TILE_PIXELS, TILE_PIXELS), transform, f"EPSG:{32600 + zone}")

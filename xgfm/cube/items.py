@@ -204,8 +204,8 @@ def _granule(plain: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) 
     """Find the granule's name, ``HLS.L30.T15TVM.2025275T170439.v2.0``, in the item's id or in its files' names."""
     identity = str(plain.get("id"))
     keys = READ_ASSETS
-    found = [match for key in sorted(keys & set(assets)) if (match := _GRANULE.match(_file_name(assets[key])))]
-    if ((match := _GRANULE.match(identity)) or (match := next(iter(found), None))) and keys & set(assets):
+    found = (match for key in sorted(keys & set(assets)) if (match := _GRANULE.match(_file_name(assets[key]))))
+    if ((match := _GRANULE.match(identity)) or (match := next(found, None))) and not keys.isdisjoint(assets):
         return match
     raise ItemError(
         f"item {identity!r} is not an HLS granule of surface reflectance: its assets are {sorted(assets)[:8]}, and "
@@ -215,7 +215,7 @@ def _granule(plain: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) 
 
 
 def _file_name(asset: Mapping[str, Any]) -> str:
-    return re.split("[?#]", str(asset.get("href", "")))[0].rpartition("/")[2]
+    return str(asset.get("href", "")).partition("?")[0].partition("#")[0].rpartition("/")[2]
 
 
 def _hrefs(identity: str, sensor: Sensor, granule: str, assets: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

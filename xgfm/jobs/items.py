@@ -37,6 +37,7 @@ _PROPERTIES = (
     SIMULATED_MARK,
 )
 _ASSET = ("href", "file:size", "proj:code", "proj:epsg", "proj:transform", "proj:shape")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _PACK = 1 << 16
 """Bytes of a tile's items that wait to be packed."""
 _LISTED = 1000
@@ -103,7 +104,7 @@ class Collection:
             if record.tile not in self._wanted:
                 self._wanted[record.tile] = self.keep(record.tile)
             if self._wanted[record.tile]:
-                self._tiles.setdefault(record.tile, _Packing()).add(_line(record, plain_item(item)))
+                self._tiles.setdefault(record.tile, _Packing()).add(_line(record, _plain(item)))
 
     def save(self, objects: Objects) -> Iterator[tuple[str, int, list[int]]]:
         """Write the items of each tile; yield tile, number of items, and how many of them each frame has."""
@@ -170,11 +171,16 @@ def _date(properties: Mapping[str, Any]) -> str:
     return (moment if moment.tzinfo is None else moment.astimezone(dt.UTC)).replace(tzinfo=None).isoformat()
 
 
+def _plain(item: Any) -> Mapping[str, Any]:
+    """An item that was normalised as a dict, without looking at it again."""
+    return item if isinstance(item, Mapping) else plain_item(item)
+
+
 def _line(record: HlsItem, plain: Mapping[str, Any]) -> bytes:
     """Date, id and slim item: sorted by date where lines are sorted."""
     date = record.datetime.replace(tzinfo=None).isoformat(timespec="microseconds")
-    text = json.dumps(slim(record, plain), separators=(",", ":"), ensure_ascii=True)
-    name = json.dumps(record.id)  # a tab or a line's end in it would tear the line
+    text = _encode(slim(record, plain))
+    name = _encode(record.id)  # a tab or a line's end in it would tear the line
     return f"{date}\t{name}\t{text}".encode()
 
 

@@ -30,6 +30,8 @@ MAP = "map"
 
 _MOST = 20_000_000
 """Blocks of an area: more is a resolution in the wrong units, and each takes a byte of memory."""
+_INSET = 1e-6
+"""Pixels by which a block's outline is drawn in."""
 _STRIP = 1 << 16
 """Blocks that are compared with the region at once."""
 
@@ -79,13 +81,16 @@ class Area:
         return Block(f"{self.name}-r{row:04d}-c{column:04d}", self.name, row, column, rows, columns)
 
     def boxes(self, rows: NDArray[np.intp], columns: NDArray[np.intp], *, halo: int = 0) -> NDArray[np.object_]:
-        """Return the outlines of blocks, in units of the CRS, ``halo`` pixels wider but not beyond the area."""
+        """Return the outlines of blocks, in units of the CRS, ``halo`` pixels wider but not beyond the area.
+
+        They are a millionth of a pixel smaller, so that what intersects one shares more than an edge with it.
+        """
         a, _, left, _, e, top = tuple(self.geobox.transform)[:6]
-        height, width = self.geobox.shape
-        first = np.maximum(columns * self.block - halo, 0), np.maximum(rows * self.block - halo, 0)
+        (height, width), more = self.geobox.shape, halo - _INSET
+        first = np.maximum(columns * self.block - more, _INSET), np.maximum(rows * self.block - more, _INSET)
         last = (
-            np.minimum((columns + 1) * self.block + halo, width),
-            np.minimum((rows + 1) * self.block + halo, height),
+            np.minimum((columns + 1) * self.block + more, width - _INSET),
+            np.minimum((rows + 1) * self.block + more, height - _INSET),
         )
         boxes: NDArray[np.object_] = shapely.box(
             left + a * first[0], top + e * last[1], left + a * last[0], top + e * first[1]
@@ -98,10 +103,7 @@ class Area:
         shapely.prepare(region)
         for start in range(0, inside.size, _STRIP):
             rows, columns = np.unravel_index(np.arange(start, min(start + _STRIP, inside.size)), self.shape)
-            boxes = self.boxes(rows, columns)
-            hit = shapely.intersects(region, boxes)
-            hit[hit] = ~shapely.touches(region, boxes[hit])
-            inside[rows, columns] = hit
+            inside[rows, columns] = shapely.intersects(region, self.boxes(rows, columns))
         return inside
 
 

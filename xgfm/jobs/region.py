@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import shapely
 import shapely.geometry
 from numpy.typing import NDArray
+from odc.geo.crs import CRS
+from pyproj import Transformer
 
 from xgfm.cube.target import Bounds, check_bbox
 from xgfm.errors import GridError, JobError, MissingExtraError
 from xgfm.grid import crs_name
-
-if TYPE_CHECKING:
-    from odc.geo.crs import CRS
 
 GEOJSON_FILES = (".geojson", ".json")
 VECTOR_FILES = (*GEOJSON_FILES, ".gpkg")
@@ -30,7 +30,14 @@ VECTOR_FILES = (*GEOJSON_FILES, ".gpkg")
 
 _STEP = 0.1
 """Degrees between the points of an edge before it is projected: straight to 3 m at middle latitudes."""
+DEGREES = CRS("EPSG:4326")
 _DEGREES = ("EPSG:4326", "OGC:CRS84")
+
+
+@lru_cache(maxsize=512)
+def transformer(source: CRS, target: CRS) -> Transformer:
+    """Return what takes (x, y) from one CRS to another; PROJ takes 10 ms to find it."""
+    return Transformer.from_crs(source.proj, target.proj, always_xy=True)
 
 
 def check(region: Any) -> Any:
@@ -131,12 +138,10 @@ def project(region: shapely.Geometry, crs: CRS) -> shapely.Geometry:
     GridError
         Where the CRS does not reach.
     """
-    from pyproj import Transformer
-
-    transformer = Transformer.from_crs("EPSG:4326", crs.proj, always_xy=True)
+    there = transformer(DEGREES, crs)
 
     def bend(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
+        return np.column_stack(there.transform(points[:, 0], points[:, 1]))
 
     bent = shapely.transform(shapely.segmentize(region, _STEP), bend)
     if not np.isfinite(shapely.get_coordinates(bent)).all():
@@ -149,11 +154,8 @@ def project(region: shapely.Geometry, crs: CRS) -> shapely.Geometry:
 
 def to_degrees(bounds: Sequence[float], crs: CRS) -> Bounds:
     """Return west, south, east and north of a box in a CRS; west is more than east over the antimeridian."""
-    from pyproj import Transformer
-
-    transformer = Transformer.from_crs(crs.proj, "EPSG:4326", always_xy=True)
     left, bottom, right, top = bounds
-    return transformer.transform_bounds(left, bottom, right, top, densify_pts=101)
+    return transformer(crs, DEGREES).transform_bounds(left, bottom, right, top, densify_pts=101)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
@@ -172,8 +174,6 @@ def _read_vector(path: Path) -> shapely.Geometry:
         import pyogrio
     except ImportError as error:
         raise MissingExtraError("pyogrio", "vector", f"region {str(path)!r}") from error
-    from odc.geo.crs import CRS
-
     try:
         layers = pyogrio.list_layers(path)
         meta, _, geometries, _ = pyogrio.raw.read(path, columns=[])
@@ -191,14 +191,11 @@ def _read_vector(path: Path) -> shapely.Geometry:
 
 
 def _from_crs(each: shapely.Geometry, crs: CRS) -> shapely.Geometry:
-    from pyproj import Transformer
-
-    transformer = Transformer.from_crs(crs.proj, "EPSG:4326", always_xy=True)
+    """A polygon of another CRS in degrees."""
+    there = transformer(crs, DEGREES)
     longest = max(each.bounds[2] - each.bounds[0], each.bounds[3] - each.bounds[1]) / 100 or 1.0
     dense = shapely.segmentize(each, longest)
-    moved: shapely.Geometry = shapely.transform(
-        dense, lambda p: np.column_stack(transformer.transform(p[:, 0], p[:, 1]))
-    )
+    moved: shapely.Geometry = shapely.transform(dense, lambda p: np.column_stack(there.transform(p[:, 0], p[:, 1])))
     return moved
 
 

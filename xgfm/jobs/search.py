@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import Transformer
 
 from xgfm.cube.catalogs import find
 from xgfm.cube.target import Bounds
@@ -125,8 +124,7 @@ def _degrees_of(tile: str) -> shapely.Geometry:
     """Box, or two at the antimeridian, that holds a tile."""
     own = tile_geobox(tile)
     assert own.crs is not None  # every tile has one
-    move = Transformer.from_crs(own.crs.proj, "EPSG:4326", always_xy=True)
-    west, south, east, north = move.transform_bounds(*own.boundingbox.bbox, densify_pts=41)
+    west, south, east, north = regions.to_degrees(own.boundingbox.bbox, own.crs)
     east = east + 360 if east < west else east
     boxes = _split(west - _MARGIN, south - _MARGIN, east + _MARGIN, north + _MARGIN)
     return shapely.union_all([shapely.box(*box) for box in boxes])

@@ -13,11 +13,11 @@ from functools import cached_property
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import Transformer
 
 from xgfm.errors import GridError
 from xgfm.grid import TILE_RESOLUTION, crs_name, tile_geobox
 from xgfm.jobs.lattice import Area
+from xgfm.jobs.region import transformer
 
 REACH = 2
 """Pixels of the file, and of the target, that a warp's kernel may reach beyond a pixel."""
@@ -55,7 +55,7 @@ def outline(tile: str, area: Area, *, reach: bool = True) -> shapely.Polygon:
         box = shapely.segmentize(box, (right - left) / _EDGE_POINTS)
         assert own.crs is not None  # every tile and every area has one
         assert target.crs is not None
-        move = Transformer.from_crs(own.crs.proj, target.crs.proj, always_xy=True)
+        move = transformer(own.crs, target.crs)
         box = shapely.transform(box, lambda points: np.column_stack(move.transform(points[:, 0], points[:, 1])))
     if not np.isfinite(shapely.get_coordinates(box)).all():
         assert target.crs is not None
@@ -84,7 +84,7 @@ class TileIndex:
     def of(self, box: shapely.Geometry) -> tuple[str, ...]:
         """Return the tiles that may have pixels in a box, in units of the area's CRS."""
         found = self._tree.query(box, predicate="intersects")
-        return tuple(self.tiles[i] for i in sorted(found) if not shapely.touches(box, self.outlines[i]))
+        return tuple(self.tiles[i] for i in sorted(found))
 
     def pairs(
         self, rows: NDArray[np.intp], columns: NDArray[np.intp], halo: int
@@ -94,8 +94,6 @@ class TileIndex:
             some = slice(start, start + _STRIP)
             boxes = self.area.boxes(rows[some], columns[some], halo=halo)
             block, tile = self._tree.query(boxes, predicate="intersects")
-            apart = shapely.touches(boxes[block], self.outlines[tile])
-            block, tile = block[~apart], tile[~apart]
             order = np.lexsort((tile, block))
             yield block[order] + start, tile[order]
 
