@@ -21,6 +21,7 @@ from xgfm.cube.hrefs import redacted
 from xgfm.cube.items import READ_ASSETS, SIMULATED_MARK, HlsItem, normalise, plain_item
 from xgfm.cube.periods import Period
 from xgfm.errors import ItemError, JobError
+from xgfm.grid import TILE_PIXELS, TILE_RESOLUTION, tile_geobox
 from xgfm.store.objects import Objects
 
 Item = dict[str, Any]
@@ -44,6 +45,30 @@ _LISTED = 1000
 """Items that were left out and are told of one by one."""
 _TILES = 64
 """Tiles whose items a process keeps."""
+
+
+Extent = tuple[int, int, int, int]
+"""First row, first column, rows and columns of files in their tile."""
+WHOLE: Extent = (0, 0, TILE_PIXELS, TILE_PIXELS)
+
+BAND_BYTES = 21e6 / TILE_PIXELS**2
+"""Of a band's file, for each of its pixels: bands of HLS v2.0 are of 18 to 24 MB."""
+FMASK_BYTES = 1.5e6 / TILE_PIXELS**2
+"""Of an Fmask's file, for each of its pixels."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The items of one MGRS tile."""
+
+    items: int
+    """How many there are."""
+    dates: tuple[int, ...]
+    """How many of them each frame has, frames of one period after those of the one before."""
+    bytes: int
+    """Of all their files, of the items that lie in a frame."""
+    extent: Extent
+    """Which part of the tile the files hold."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +116,7 @@ class Collection:
     left_out: list[LeftOut] = field(default_factory=list)
     left_out_count: int = 0
     _tiles: dict[str, _Packing] = field(default_factory=dict)
+    _extents: dict[str, Extent] = field(default_factory=dict)
     _wanted: dict[str, bool] = field(default_factory=dict)
 
     def add(self, items: Iterable[Any]) -> None:
@@ -105,29 +131,31 @@ class Collection:
                 self._wanted[record.tile] = self.keep(record.tile)
             if self._wanted[record.tile]:
                 self._tiles.setdefault(record.tile, _Packing()).add(_line(record, _plain(item)))
+                self._extents[record.tile] = _union(self._extents.get(record.tile), extent_of(record))
 
-    def save(self, objects: Objects) -> Iterator[tuple[str, int, list[int]]]:
-        """Write the items of each tile; yield tile, number of items, and how many of them each frame has."""
+    def save(self, objects: Objects) -> Iterator[tuple[str, Tile]]:
+        """Write the items of each tile; yield what the plan keeps of them."""
         edges = _edges(self.windows)
         for tile in sorted(self._tiles):
             lines = self._unrepeated(self._tiles.pop(tile).lines())
             if not lines:
                 continue
-            texts = [line.split(b"\t", 2)[2] for line in lines]
+            dates, _, sizes, texts = zip(*(line.split(b"\t", 3) for line in lines), strict=True)
             body = b'{"type":"FeatureCollection","features":[\n' + b",\n".join(texts) + b"\n]}\n"
             objects.put(_name(tile), gzip.compress(body, 6, mtime=0))
-            dates = np.array([line.split(b"\t", 1)[0].decode() for line in lines], "datetime64[us]")
-            yield tile, len(lines), _count(dates, edges)
+            inside = _inside(np.array([date.decode() for date in dates], "datetime64[us]"), edges)
+            size = int(np.array(sizes, "int64")[inside.any(axis=1)].sum())
+            yield tile, Tile(len(lines), tuple(inside.sum(axis=0).tolist()), size, self._extents[tile])
 
     def _unrepeated(self, lines: list[bytes]) -> list[bytes]:
         """Lines of which no two have one id: which of two different ones is meant, nobody can tell."""
         by_id: dict[bytes, list[bytes]] = {}
         for line in lines:
-            by_id.setdefault(line.split(b"\t", 2)[1], []).append(line)
+            by_id.setdefault(line.split(b"\t", 3)[1], []).append(line)
         for name, same in by_id.items():
             if len(same) > 1:
                 self._leave_out({"id": name.decode()}, f"{len(same)} different items have this id")
-        return [line for line in lines if len(by_id[line.split(b"\t", 2)[1]]) == 1]
+        return [line for line in lines if len(by_id[line.split(b"\t", 3)[1]]) == 1]
 
     def _leave_out(self, item: Any, reason: str) -> None:
         self.left_out_count += 1
@@ -158,30 +186,18 @@ def _read(objects: Objects, tile: str) -> tuple[Item, ...]:
         ) from error
 
 
-def dates_of(items: Sequence[Mapping[str, Any]]) -> NDArray[np.datetime64]:
-    """Return the UTC dates of items that `read_tile` gave."""
-    return np.array([_date(item["properties"]) for item in items], "datetime64[us]")
-
-
-def _date(properties: Mapping[str, Any]) -> str:
-    import datetime as dt
-
-    text = properties.get("datetime") or properties["start_datetime"]
-    moment = dt.datetime.fromisoformat(text)
-    return (moment if moment.tzinfo is None else moment.astimezone(dt.UTC)).replace(tzinfo=None).isoformat()
-
-
 def _plain(item: Any) -> Mapping[str, Any]:
     """An item that was normalised as a dict, without looking at it again."""
     return item if isinstance(item, Mapping) else plain_item(item)
 
 
 def _line(record: HlsItem, plain: Mapping[str, Any]) -> bytes:
-    """Date, id and slim item: sorted by date where lines are sorted."""
+    """Date, id, bytes and slim item: sorted by date where lines are sorted."""
     date = record.datetime.replace(tzinfo=None).isoformat(timespec="microseconds")
-    text = _encode(slim(record, plain))
+    item = slim(record, plain)
+    text = _encode(item)
     name = _encode(record.id)  # a tab or a line's end in it would tear the line
-    return f"{date}\t{name}\t{text}".encode()
+    return f"{date}\t{name}\t{_bytes(item, record)}\t{text}".encode()
 
 
 def slim(record: HlsItem, plain: Mapping[str, Any]) -> Item:
@@ -212,9 +228,37 @@ def _edges(windows: Sequence[Period]) -> NDArray[np.datetime64]:
     return np.array([[w.start.to_datetime64(), w.stop.to_datetime64()] for w in windows], "datetime64[us]")
 
 
-def _count(dates: NDArray[np.datetime64], edges: NDArray[np.datetime64]) -> list[int]:
-    inside = (dates[:, None] >= edges[None, :, 0]) & (dates[:, None] < edges[None, :, 1])
-    return [int(n) for n in inside.sum(axis=0)]
+def _inside(dates: NDArray[np.datetime64], edges: NDArray[np.datetime64]) -> NDArray[np.bool_]:
+    """``(item, frame)``: which items lie in which frames."""
+    return np.asarray((dates[:, None] >= edges[None, :, 0]) & (dates[:, None] < edges[None, :, 1]))
+
+
+def extent_of(record: HlsItem) -> Extent:
+    """Return first row, first column, rows and columns of an item's files in its tile."""
+    rows, columns = record.geobox.shape
+    if (rows, columns) == (TILE_PIXELS, TILE_PIXELS):
+        return WHOLE
+    own, whole = record.geobox.transform, tile_geobox(record.tile).transform
+    return round((whole.f - own.f) / TILE_RESOLUTION), round((own.c - whole.c) / TILE_RESOLUTION), rows, columns
+
+
+def _union(one: Extent | None, other: Extent) -> Extent:
+    if one is None or one == other:
+        return other
+    top, left = min(one[0], other[0]), min(one[1], other[1])
+    bottom, right = max(one[0] + one[2], other[0] + other[2]), max(one[1] + one[3], other[1] + other[3])
+    return top, left, bottom - top, right - left
+
+
+def _bytes(item: Item, record: HlsItem) -> int:
+    """Bytes of an item's files: as it says, or as files of HLS have for each pixel."""
+    pixels = record.geobox.shape[0] * record.geobox.shape[1]
+    total = 0.0
+    for key, asset in item["assets"].items():
+        stated = asset.get("file:size")
+        usual = FMASK_BYTES if key.lower() == "fmask" else BAND_BYTES
+        total += stated if isinstance(stated, int) else usual * pixels
+    return int(total)
 
 
 def _name(tile: str) -> str:

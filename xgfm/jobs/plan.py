@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import shapely
@@ -17,9 +18,9 @@ from odc.geo.geobox import GeoBox
 from xgfm.errors import JobError, SearchError, TaskError
 from xgfm.jobs import items as stored
 from xgfm.jobs import region as regions
-from xgfm.jobs.items import LeftOut
+from xgfm.jobs.items import LeftOut, Tile
 from xgfm.jobs.lattice import Area, Block, map_area, tile_area
-from xgfm.jobs.planned import STATES, Plan, Task, Tile, frames_of
+from xgfm.jobs.planned import STATES, Plan, Task, frames_of
 from xgfm.jobs.search import Wanted
 from xgfm.jobs.spec import GridSpec, JobSpec
 from xgfm.models.spec import TaskSpec, task_from_json, to_json
@@ -72,7 +73,7 @@ def make_plan(
     wanted = Wanted(spec, region, area, task.spec.window)
     collection = stored.Collection(frames_of(spec, task.spec), wanted.needs, task.spec.bands)
     collection.add(wanted.items() if items is None else items)
-    inventory = {tile: Tile(count, tuple(dates)) for tile, count, dates in collection.save(objects)}
+    inventory = dict(collection.save(objects))
     if not inventory:
         left = f"; {collection.left_out_count} items cannot be read" if collection.left_out_count else ""
         raise SearchError(
@@ -110,7 +111,7 @@ def load_plan(objects: Objects) -> Plan:
         objects,
         task,
         tuple(_area_from(each, spec.block) for each in values["areas"]),
-        {name: Tile(tile["items"], tuple(tile["dates"])) for name, tile in values["tiles"].items()},
+        {name: _tile_from(tile) for name, tile in values["tiles"].items()},
         shapely.from_geojson(json.dumps(values["region"])),
         tuple(LeftOut(**each) for each in values["left_out"]),
         values["left_out_count"],
@@ -159,11 +160,16 @@ def _text(plan: Plan) -> str:
             }
             for area in plan.areas
         ],
-        "tiles": {name: {"items": t.items, "dates": list(t.dates)} for name, t in plan.inventory.items()},
+        "tiles": {name: asdict(tile) for name, tile in plan.inventory.items()},
         "left_out": [{"item": each.item, "reason": each.reason} for each in plan.left_out],
         "left_out_count": plan.left_out_count,
     }
     return json.dumps(values, indent=1) + "\n"
+
+
+def _tile_from(values: Mapping[str, Any]) -> Tile:
+    top, left, rows, columns = values["extent"]
+    return Tile(values["items"], tuple(values["dates"]), values["bytes"], (top, left, rows, columns))
 
 
 def _area_from(values: Mapping[str, Any], block: int) -> Area:

@@ -21,7 +21,7 @@ from xgfm.cube.periods import Period, equal_periods
 from xgfm.errors import JobError, TaskError
 from xgfm.jobs import items as stored
 from xgfm.jobs import region as regions
-from xgfm.jobs.items import LeftOut
+from xgfm.jobs.items import LeftOut, Tile
 from xgfm.jobs.lattice import Area, Block, Reads, axis_reads
 from xgfm.jobs.search import in_tile, region_at
 from xgfm.jobs.spec import GridSpec, JobSpec
@@ -39,16 +39,6 @@ STATES = ("outside", "no items", "too few dates", "work")
 """What a block can be before a run: code 0, 1, 2, 3."""
 WORK = STATES.index("work")
 _ID = re.compile(r"(?P<area>.+)-r(?P<row>\d{4,})-c(?P<column>\d{4,})")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The items of one MGRS tile."""
-
-    items: int
-    """How many there are."""
-    dates: tuple[int, ...]
-    """How many of them each frame has, frames of one period after those of the one before."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,11 @@ class Plan:
 
     def codes(self, area: Area) -> NDArray[np.uint8]:
         """Return ``(row, column)``: the position in `STATES` of each block of an area."""
-        return self._codes[area.name]
+        return self._states_of(area)[0]
+
+    def seasons(self, area: Area) -> NDArray[np.uint16]:
+        """Return ``(row, column)``: for how many periods each block has a date in every frame; 0 without work."""
+        return self._states_of(area)[1]
 
     def geobox(self, block: Block) -> GeoBox:
         """Return the grid of a block."""
@@ -139,8 +133,18 @@ class Plan:
 
         Predicted on a cube of just these pixels, the block comes out as it does in the whole area.
         """
-        rows, columns = self._reads[block.area]
+        rows, columns = self.axis_reads(self.area(block.area))
         return rows[block.row], columns[block.column]
+
+    def axis_reads(self, area: Area) -> tuple[list[Reads], list[Reads]]:
+        """Return `reads` for each row and for each column of an area's blocks."""
+        if area.name not in self._reads:
+            rows, columns = (
+                axis_reads(axis_of(self.spec, self.task.spec, size, origin), area.block)
+                for size, origin in zip(area.geobox.shape, area.origin, strict=True)
+            )
+            self._reads[area.name] = (rows, columns)
+        return self._reads[area.name]
 
     def tiles_of(self, block: Block, halo: int | None = None) -> tuple[str, ...]:
         """Return the tiles that may have pixels in a block and ``halo`` round it, in what it reads by default."""
@@ -155,7 +159,7 @@ class Plan:
                 for s, size in zip((block.rows, block.columns), area.geobox.shape, strict=True)
             )
         box = area.geobox[rows.start : rows.stop, columns.start : columns.stop].boundingbox.bbox
-        return self._index(area).of(shapely.box(*box))
+        return self.index(area).of(shapely.box(*box))
 
     def items_of(self, block: Block, halo: int | None = None) -> list[dict[str, Any]]:
         """Return the items of `tiles_of`, in order of tile and date; read from the job's records, and kept."""
@@ -219,34 +223,33 @@ class Plan:
         return {area.name: area for area in self.areas}
 
     @cached_property
-    def _codes(self) -> dict[str, NDArray[np.uint8]]:
-        return {area.name: self._states(area) for area in self.areas}
+    def _reads(self) -> dict[str, tuple[list[Reads], list[Reads]]]:
+        return {}
 
     @cached_property
-    def _reads(self) -> dict[str, tuple[list[Reads], list[Reads]]]:
-        found = {}
-        for area in self.areas:
-            rows, columns = (
-                axis_reads(axis_of(self.spec, self.task.spec, size, origin), area.block)
-                for size, origin in zip(area.geobox.shape, area.origin, strict=True)
-            )
-            found[area.name] = (rows, columns)
-        return found
+    def _states(self) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint16]]]:
+        return {}
 
-    def _states(self, area: Area) -> NDArray[np.uint8]:
+    def _states_of(self, area: Area) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        if area.name not in self._states:
+            self._states[area.name] = self._decide(area)
+        return self._states[area.name]
+
+    def _decide(self, area: Area) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        """State of each block, and for how many periods it has dates."""
         inside = area.touched_by(self._outline(area))
-        codes = inside.astype("uint8")  # outside, or without items as far as is known
-        if not inside.any():
-            return codes
+        codes, seasons = inside.astype("uint8"), np.zeros(inside.shape, "uint16")
         rows, columns = np.nonzero(inside)
         if self.native:
-            there = np.broadcast_to(np.array(self.inventory[area.name].dates) > 0, (len(rows), len(self.windows)))
-            has_items = np.ones(len(rows), bool)
+            dates = np.array(self.inventory[area.name].dates) > 0
+            there, has_items = np.broadcast_to(dates, (len(rows), len(dates))), np.ones(len(rows), bool)
         else:
-            has_items, there = self._index(area).dates(rows, columns, self._dates)
-        enough = self._whole(there).any(axis=1)
-        codes[rows, columns] = np.where(has_items, np.where(enough, WORK, STATES.index("too few dates")), 1)
-        return codes
+            has_items, there = self.index(area).dates(rows, columns, self._dates)
+        whole = self._whole(there).sum(axis=1)
+        seasons[rows, columns] = whole
+        few, none = STATES.index("too few dates"), STATES.index("no items")
+        codes[rows, columns] = np.where(has_items, np.where(whole > 0, WORK, few), none)
+        return codes, seasons
 
     def _whole(self, there: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """From (block, frame) to (block, period): whether each frame of a period has a date."""
@@ -268,7 +271,8 @@ class Plan:
     def _indices(self) -> dict[str, TileIndex]:
         return {}
 
-    def _index(self, area: Area) -> TileIndex:
+    def index(self, area: Area) -> TileIndex:
+        """Return the tiles with items under a spatial index, in the CRS of an area."""
         if area.name not in self._indices:
             self._indices[area.name] = TileIndex(area, tuple(self.inventory))
         return self._indices[area.name]
