@@ -276,6 +276,6 @@ def _workers(client: Client | None) -> Iterator[Client]:
     from distributed import Client as LocalClient
 
     with LocalClient(
-        processes=False, n_workers=1, threads_per_worker=LOCAL_THREADS, memory_limit=0, dashboard_address=None
+        processes=False, n_workers=1, threads_per_worker=LOCAL_THREADS, memory_limit=0, dashboard_address=":0"
     ) as own:
         yield own

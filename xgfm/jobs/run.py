@@ -44,6 +44,8 @@ LOOK = 2.0
 """Seconds between looks at the scheduler."""
 GRACE = 20.0
 """Seconds that blocks under way get when a run is stopped."""
+SILENCE = 30.0
+"""Seconds without a heartbeat before which no worker counts as hanging, however short the job's limit."""
 BATCH = 64
 """Blocks of one commit, for sinks that commit."""
 
@@ -354,7 +356,7 @@ class _Run:
 
     def _look(self) -> View:
         try:
-            return look(self.client, self.prefix, max(self.limits.read_seconds, 10.0))
+            return look(self.client, self.prefix, max(self.limits.read_seconds, SILENCE))
         except (OSError, TimeoutError) as error:
             raise self._scheduler_lost() from error
 

@@ -67,7 +67,11 @@ class Holder:
     def __exit__(self, *exception: object) -> None:
         self._ended.set()
         self._thread.join()
-        self.objects.put(_name(self.number), self._state("released"))
+        try:
+            self.objects.put(_name(self.number), self._state("released"))
+        except Exception as error:  # noqa: BLE001 - a full disk, say: it must not hide why the run ended
+            _LOG.warning("%s is released by deleting its holder: %s", redacted(self.objects.url), redacted(str(error)))
+            self.objects.delete(_name(self.number))
 
     def superseded(self) -> bool:
         """Return whether another process has taken over, as far as the last beat told: this one is to stop."""
