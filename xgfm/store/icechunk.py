@@ -52,7 +52,7 @@ class IcechunkSink:
         return newest
 
     def commit(self, written: Iterable[Any], message: str) -> str | None:
-        """Make one snapshot of everything that was written into forks; None where that was nothing but fill values."""
+        """Make one snapshot of everything that was written into forks; None where that is nothing."""
         from icechunk import ConflictDetector
 
         session = self._repository.writable_session(BRANCH)
