@@ -50,6 +50,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _quoted(dumper: _Dumper, text: str) -> yaml.Node:
+    # Only between double quotes does PyYAML write every sign so that it reads it again.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _quoted)
 for _tag, _pattern, _first in _SCALARS:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)

@@ -103,7 +103,8 @@ def _share(tile: str, area: Area, parts: NDArray[np.object_], extent: Extent) ->
     bottom = (grid.transform.f - bounds[:, 1]) / TILE_RESOLUTION + more - first_row
     left = (bounds[:, 0] - grid.transform.c) / TILE_RESOLUTION - more - first_column
     right = (bounds[:, 2] - grid.transform.c) / TILE_RESOLUTION + more - first_column
-    return _touched(top, bottom, rows) * _touched(left, right, columns) / (rows * columns)
+    read: NDArray[np.float64] = _touched(top, bottom, rows) * _touched(left, right, columns)
+    return read / (rows * columns)
 
 
 def _touched(first: NDArray[np.float64], last: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -111,7 +112,7 @@ def _touched(first: NDArray[np.float64], last: NDArray[np.float64], size: int) -
     slack = 1e-3  # edges that are whole up to rounding
     start = np.clip(np.floor((first + slack) / COG_TILE) * COG_TILE, 0, size)
     stop = np.clip(np.ceil((last - slack) / COG_TILE) * COG_TILE, 0, size)
-    return np.maximum(stop - start, 0)
+    return np.asarray(np.maximum(stop - start, 0))
 
 
 def _warped(bounds: NDArray[np.float64], area: Area, tile: str) -> NDArray[np.float64]:

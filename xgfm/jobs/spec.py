@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -28,7 +29,7 @@ from xgfm.cube.hrefs import unsigned
 from xgfm.cube.interval import parse_interval
 from xgfm.cube.mask import DEFAULT_BITS, FLAGS
 from xgfm.cube.periods import Period, named_periods
-from xgfm.errors import ItemError, JobError, WriteError, XgfmError
+from xgfm.errors import FramesError, ItemError, JobError, WriteError, XgfmError
 from xgfm.jobs import document
 from xgfm.jobs.region import check as check_region
 
@@ -129,7 +130,7 @@ class Options(_Record):
 
     return_: Annotated[tuple[Layer, ...], BeforeValidator(_several), Field(min_length=1)] = Field(
         default=("class",),
-        validation_alias="return",
+        validation_alias=AliasChoices("return", "return_"),
         serialization_alias="return",
         description="some of class, probability, confidence, entropy, logits",
     )
@@ -261,18 +262,16 @@ class JobSpec(_Record):
 
     @model_validator(mode="after")
     def _fits(self) -> JobSpec:
-        for larger, smaller in (("shard", "chunk"), ("block", "shard")):
-            sides = {"chunk": self.chunk, "shard": self.shards, "block": self.block}
-            if sides[larger] % sides[smaller]:
-                raise ValueError(
-                    f"{larger}: {sides[larger]} is not a whole number of times {smaller} {sides[smaller]}; "
-                    f"give {larger}: {-(-sides[larger] // sides[smaller]) * sides[smaller]}"
-                )
+        _check_whole("shard" if self.shard else "block", self.shards, "chunk", self.chunk)
+        _check_whole("block", self.block, "shard", self.shards)
         unknown = [bit for bit in self.mask if bit not in FLAGS]
         if unknown:
             raise ValueError(f"mask: Fmask has no bit {unknown}; allowed: {', '.join(FLAGS)}")
         if self.periods is not None:
-            _check_seasons(self.span, self.seasons)
+            try:
+                _check_seasons(self.span, self.seasons)
+            except FramesError as error:
+                raise ValueError(f"periods: {error}") from error
         return self
 
     @property
@@ -328,6 +327,13 @@ class JobSpec(_Record):
             Path(path).write_text(self.to_yaml(), encoding="utf-8")
         except OSError as error:
             raise WriteError(f"the job cannot be written to {str(path)!r} ({error.strerror})") from error
+
+
+def _check_whole(larger: str, side: int, smaller: str, part: int) -> None:
+    if side % part:
+        raise ValueError(
+            f"{larger}: {side} is not a whole number of times {smaller} {part}; give {larger}: {-(-side // part) * part}"
+        )
 
 
 def _check_seasons(span: Period, seasons: tuple[Period, ...]) -> None:
