@@ -202,8 +202,9 @@ def test_no_secret_is_kept_or_repeated(name: str) -> None:
 def test_a_record_from_python_is_refused_in_the_same_words() -> None:
     with pytest.raises(JobError, match=r"^block: 1000 is not a whole number of times chunk 512"):
         JobSpec(**GOOD, block=1000)
-    error = pytest.raises(JobError, JobSpec, **GOOD, blocks=1000).value
-    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    with pytest.raises(JobError) as raised:
+        JobSpec(**GOOD, blocks=1000)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
 @given(st.text(max_size=300))
@@ -213,7 +214,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
 
 
 def test_a_deep_document_is_refused() -> None:
-    with pytest.raises(JobError, match="levels|no YAML|nested"):
+    with pytest.raises(JobError, match=r"nested|no YAML"):
         JobSpec.from_yaml("region: " + "[" * 5000 + "]" * 5000)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -180,9 +181,10 @@ def _read(objects: Objects, tile: str) -> tuple[Item, ...]:
     try:
         body = gzip.decompress(objects.get(_name(tile)))
         return tuple(json.loads(body)["features"])
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
         raise JobError(
-            f"the items of tile {tile} cannot be read from {objects.url}/{_name(tile)} ({error}); plan the job again"
+            f"the items of tile {tile} cannot be read from {objects.url}/{_name(tile)} ({reason}); plan the job again"
         ) from error
 
 

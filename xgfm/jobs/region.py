@@ -175,12 +175,12 @@ def _read_vector(path: Path) -> shapely.Geometry:
     except ImportError as error:
         raise MissingExtraError("pyogrio", "vector", f"region {str(path)!r}") from error
     try:
-        layers = pyogrio.list_layers(path)
+        layers = [str(name) for name, _ in pyogrio.list_layers(path)]
+        if len(layers) != 1:
+            raise JobError(f"{str(path)!r} has the layers {layers}; give a file with one layer")
         meta, _, geometries, _ = pyogrio.raw.read(path, columns=[])
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise JobError(f"{str(path)!r} cannot be read as a vector file ({error})") from error
-    if len(layers) != 1:
-        raise JobError(f"{str(path)!r} has the layers {[str(n) for n in layers[:, 0]]}; give a file with one layer")
     shapes = [each for each in shapely.from_wkb(geometries) if each is not None]
     if meta["crs"] not in _DEGREES:
         if not meta["crs"]:

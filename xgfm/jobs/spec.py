@@ -331,9 +331,8 @@ class JobSpec(_Record):
 
 def _check_whole(larger: str, side: int, smaller: str, part: int) -> None:
     if side % part:
-        raise ValueError(
-            f"{larger}: {side} is not a whole number of times {smaller} {part}; give {larger}: {-(-side // part) * part}"
-        )
+        fits = -(-side // part) * part
+        raise ValueError(f"{larger}: {side} is not a whole number of times {smaller} {part}; give {larger}: {fits}")
 
 
 def _check_seasons(span: Period, seasons: tuple[Period, ...]) -> None:
