@@ -1,11 +1,16 @@
-"""A job's store and records on S3: the same as in a folder."""
+"""A job's store and records on S3: the same as in a folder.
+
+The server is moto's, or the one whose address XGFM_TEST_S3 holds; its keys are "TheKeyId" and "TheSecret".
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +38,9 @@ OTHER = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
+    if "XGFM_TEST_S3" in os.environ:
+        yield os.environ["XGFM_TEST_S3"]
+        return
     moto = pytest.importorskip("moto.server", reason="moto, which serves S3 here, is not installed")
     running = moto.ThreadedMotoServer(port=0, verbose=False)
     running.start()
@@ -42,7 +50,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the URL of a folder of the test's own."""
     import boto3
 
@@ -51,7 +59,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": server}.items():
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="jobs")
-    return f"s3://jobs/{abs(hash(request.node.name))}"
+    return f"s3://jobs/{uuid.uuid4().hex}"
 
 
 def stored(url: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from xgfm.errors import XgfmError
 from xgfm.store.objects import Objects
 
-READERS = 16
-"""Entries that are fetched at once."""
+READERS = 64
+"""Entries that are fetched at once: on S3 all of the time is waiting."""
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def write_piece(piece: Piece, *, records: Objects | None, folder: str) -> None:
     """Make one block of a level, and record it."""
     import zarr
 
-    group = zarr.open_group(piece.store, path=piece.source, mode="r", use_consolidated=False)
+    group = zarr.open_group(piece.store, path=piece.source, mode="r", zarr_format=3, use_consolidated=False)
     arrays = {name: _coarse(array, piece) for name, array in group.arrays() if _on_grid(array)}
     write_block(piece.store, piece.target, arrays, piece.rows, piece.columns)
     if records is not None:
@@ -279,7 +279,9 @@ def _listed(store: Store, group: str, factor: int, source: str) -> list[dict[str
     """Return the levels that are whole, the base among them: none where they were made otherwise."""
     import zarr
 
-    found: Any = zarr.open_group(store, path=group, mode="r", use_consolidated=False).attrs.get("multiscales", {})
+    found: Any = zarr.open_group(store, path=group, mode="r", zarr_format=3, use_consolidated=False).attrs.get(
+        "multiscales", {}
+    )
     made = (found.get("xgfm:factor"), found.get("xgfm:source"))
     return list(found["layout"]) if made == (factor, source) else []
 
@@ -288,7 +290,7 @@ def _list(store: Store, group: str, levels: list[dict[str, Any]], source: str, b
     """Write the levels into the group's attributes: those that are there are whole."""
     import zarr
 
-    node = zarr.open_group(store, path=group, mode="r+", use_consolidated=False)
+    node = zarr.open_group(store, path=group, mode="r+", zarr_format=3, use_consolidated=False)
     factor = int(levels[-1]["transform"]["scale"][0])
     multiscales = {"layout": levels, "xgfm:factor": factor, "xgfm:source": source}
     node.attrs.update(_group_attrs(box, multiscales))

@@ -55,7 +55,7 @@ def write_block(store: Store, group: str, arrays: Mapping[str, np.ndarray], rows
     expected = digest(arrays)
     for name, target in targets.items():
         target[..., rows, columns] = arrays[name]
-    found = read_digest(store, group, arrays, rows, columns)
+    found = _digest_of(targets, rows, columns)
     if found != expected:
         raise WriteError(
             f"{_where(group, rows, columns)} reads back with digest {found}, and {expected} was written; "
@@ -74,8 +74,7 @@ def read_digest(store: Store, group: str, names: Iterable[str], rows: slice, col
     names : iterable of str
         Of the arrays, in any order.
     """
-    targets = _targets(store, group, names, mode="r")
-    return digest({name: np.asarray(target[..., rows, columns]) for name, target in targets.items()})
+    return _digest_of(_targets(store, group, names, mode="r"), rows, columns)
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -112,11 +111,15 @@ def _plain(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
 
 
+def _digest_of(targets: Mapping[str, zarr.Array[Any]], rows: slice, columns: slice) -> str:
+    return digest({name: np.asarray(target[..., rows, columns]) for name, target in targets.items()})
+
+
 def _targets(store: Store, group: str, names: Iterable[str], *, mode: Any) -> dict[str, zarr.Array[Any]]:
     import zarr
 
     try:
-        return {name: zarr.open_array(store, path=f"{group}/{name}".strip("/"), mode=mode) for name in names}
+        return {n: zarr.open_array(store, path=f"{group}/{n}".strip("/"), mode=mode, zarr_format=3) for n in names}
     except FileNotFoundError as error:
         raise WriteError(
             f"the store has no array for one of {sorted(names)} in group {group!r}; write its template first"

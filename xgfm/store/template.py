@@ -85,7 +85,7 @@ def template_differences(
     from zarr.storage import MemoryStore
 
     try:
-        zarr.open_group(store, mode="r")
+        zarr.open_group(store, mode="r", zarr_format=3)
     except FileNotFoundError:
         return None
     expected = MemoryStore({})
@@ -183,9 +183,9 @@ def _differences(group: str, expected: Store, found: Store) -> Iterator[str]:
     """Yield how a group differs; what it holds beside the template is not looked at."""
     import zarr
 
-    ours = zarr.open_group(expected, path=group, mode="r")
+    ours = zarr.open_group(expected, path=group, mode="r", zarr_format=3)
     try:
-        theirs = zarr.open_group(found, path=group, mode="r")
+        theirs = zarr.open_group(found, path=group, mode="r", zarr_format=3)
     except FileNotFoundError:
         yield f"group {group!r} is missing"
         return
