@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+import resource
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,6 +97,22 @@ def test_other_urls_are_refused_without_their_secrets(url: str) -> None:
     assert caught.value.__context__ is None
 
 
+def test_a_full_disk_is_told_as_for_a_file(tmp_path: Path) -> None:
+    objects = Objects(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            objects.put("a/b", bytes(20_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == f"{tmp_path}/a/b"
+    assert list(objects.names()) == []
+
+
 def test_folders(tmp_path: Path) -> None:
     assert local_folder(tmp_path) == tmp_path
     assert local_folder(tmp_path.as_uri()) == tmp_path
@@ -110,6 +129,7 @@ def test_pickles_hold_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
     objects = Objects("s3://bucket/x.zarr.job")
     assert objects._store is not None
+    assert pickle.dumps(objects) == pickle.dumps(Objects("s3://bucket/x.zarr.job"))  # used or not: the URL alone
     for thing in (objects, zarr_store("s3://bucket/x.zarr")):
         sent = pickle.dumps(thing)
         assert b"bucket" in sent

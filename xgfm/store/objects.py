@@ -6,8 +6,11 @@ reader; credentials and endpoint come from the environment of the process that r
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -91,30 +94,34 @@ class Objects:
         """Write an object, in place of the one that is there."""
         import obstore
 
-        obstore.put(self._writing(), name, data, use_multipart=False)
+        with self._failures(name):
+            obstore.put(self._writing(), name, data, use_multipart=False)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object where there is none; return whether it was written. Of several at once, one succeeds."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        try:
-            obstore.put(self._writing(), name, data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
+        with self._failures(name):
+            try:
+                obstore.put(self._writing(), name, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
         return True
 
     def get(self, name: str) -> bytes:
         """Return an object; FileNotFoundError where there is none."""
         import obstore
 
-        return bytes(obstore.get(self._reading(name), name).bytes())
+        with self._failures(name):
+            return bytes(obstore.get(self._reading(name), name).bytes())
 
     def modified(self, name: str) -> datetime:
         """Return when an object was last written, by the clock of the store; FileNotFoundError where there is none."""
         import obstore
 
-        return obstore.head(self._reading(name), name)["last_modified"]
+        with self._failures(name):
+            return obstore.head(self._reading(name), name)["last_modified"]
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the names of the objects in a folder and below it, in no order; none where there is no folder."""
@@ -122,18 +129,30 @@ class Objects:
 
         if self._folder is not None and not self._folder.is_dir():
             return
-        for page in obstore.list(self._store, prefix.rstrip("/") or None):
-            for found in page:
-                yield found["path"]
+        with self._failures(prefix):
+            for page in obstore.list(self._store, prefix.rstrip("/") or None):
+                yield from (found["path"] for found in page)
 
     def delete(self, name: str) -> None:
         """Delete an object; nothing happens where there is none."""
         import obstore
 
-        try:
+        # A folder says that there is none, S3 does not.
+        with self._failures(name), suppress(FileNotFoundError):
             obstore.delete(self._reading(name), name)
-        except FileNotFoundError:  # a folder says so, S3 does not
+
+    @contextmanager
+    def _failures(self, name: str) -> Iterator[None]:
+        """Raise what the library raises as the OSError that a file would have raised."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
             return
+        except BaseError as error:
+            reason = redacted(str(error).partition("\n")[0])
+        number = re.search(r"os error (\d+)", reason)
+        raise OSError(int(number[1]) if number else errno.EIO, reason, f"{redacted(self.url)}/{name}")
 
     def _writing(self) -> Any:
         if self._folder is not None:
