@@ -89,7 +89,7 @@ def measure_rate(
     _predicted(handle, _noise(spec, halo, side), device, options)  # loads weights, chooses kernels
     taken = _predicted(handle, _noise(spec, halo, side), device, options)
     most = max((_PIXELS - 2 * halo) // (spec.window - 2 * halo), side)
-    side = int(np.clip(side * np.sqrt(seconds / taken), side, most))
+    side = int(np.clip(side * np.sqrt(seconds / max(taken, 1e-4)), side, most))
     return side**2 / _predicted(handle, _noise(spec, halo, side), device, options)
 
 
@@ -101,10 +101,10 @@ def _noise(spec: TaskSpec, halo: int, side: int) -> xr.DataArray:
     from xgfm.grid import with_grid
 
     stride = spec.window - 2 * halo
-    # On the lattice of the CRS: the first window's inner part begins a halo after the first pixel.
-    size, first = side * stride + 2 * halo, 10_000 * stride - halo
-    step = spec.pixel_size
-    box = GeoBox((size, size), Affine(step, 0, first * step, 0, -step, 3 * first * step), "EPSG:32615")
+    size, step = side * stride + 2 * halo, spec.pixel_size
+    # Near the middle of the zone, where the first window begins whole: its inner part is a halo further in.
+    left, top = (round(metres / (stride * step)) * stride for metres in (500_000, 5_000_000))
+    box = GeoBox((size, size), Affine(step, 0, (left - halo) * step, 0, -step, (top + halo) * step), "EPSG:32615")
     rng = np.random.default_rng(0)
     values = rng.integers(500, 3000, (spec.frames, len(spec.bands), size, size))
     dates = np.datetime64("2024-05-01", "ns") + np.arange(spec.frames) * np.timedelta64(40, "D")
