@@ -102,7 +102,7 @@ def test_readers_beside_two_writers_see_whole_shards(
             assert found in looks, f"torn shard in turn {turns[number]}"
             seen[number].add(looks[found])
             during[number].add(turns[number])
-        if all(len(s) >= enough for s in seen) and all(len(d) >= 50 for d in during):
+        if all(len(s) >= enough for s in seen) and all(len(d) >= 150 for d in during):
             return
     pytest.fail(f"the writers did not write beside the reader: {seen}, {during}")
 

@@ -10,8 +10,6 @@ import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import xarray as xr
@@ -20,6 +18,7 @@ from xgfm.cube.hrefs import redacted
 from xgfm.errors import WriteError
 from xgfm.store.cog import category_names, choose_layer, write_cog
 from xgfm.store.layout import prepared
+from xgfm.store.objects import local_folder
 from xgfm.store.path import check_cog_name, check_zarr_name, written_whole
 
 
@@ -69,7 +68,7 @@ def to_zarr(
         Where the result has no CRS or no regular grid.
     """
     check_zarr_name(redacted(str(path)) if "://" in str(path) else path)
-    target = _local(path)
+    target = local_folder(path)
     _check_side("chunk", chunk)
     _check_side("shard", shard)
     dataset = prepared(result, chunk=chunk, shard=shard)
@@ -122,7 +121,7 @@ def to_cog(
     GridError
         Where the result has no CRS or no regular grid.
     """
-    target = _local(path)
+    target = local_folder(path)
     if target is None:
         raise WriteError(
             f"path={redacted(str(path))!r} is no local file, and a GeoTIFF is written to one; give its path"
@@ -137,19 +136,6 @@ def to_cog(
     beside = target.with_name(f"{target.name}.aux.xml")
     beside.unlink(missing_ok=True) if names is None else beside.write_text(names, encoding="utf-8")
     return target
-
-
-def _local(path: str | PathLike[str]) -> Path | None:
-    """The local path that is meant, ``file:`` and ``~`` resolved; None for the URL of another store."""
-    parts = urlsplit(str(path))
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(url2pathname(parts.path))
-    if "://" in str(path):
-        return None
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise WriteError(f"path={str(path)!r}: there is no such user; give the whole path") from error
 
 
 def _check_side(name: str, side: Any) -> None:
