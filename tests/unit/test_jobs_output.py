@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from granules import granule
 
 import xgfm
 from xgfm.cube.composite import composite
+from xgfm.cube.items import SIMULATED
 from xgfm.cube.open import open_items
+from xgfm.cube.simulate import simulate_season
 from xgfm.errors import JobError
 from xgfm.grid import tile_geobox
-from xgfm.jobs.plan import Plan, make_plan
+from xgfm.jobs.plan import Plan, load_plan, make_plan
 from xgfm.jobs.spec import JobSpec
 from xgfm.store.objects import Objects
 
@@ -123,7 +126,17 @@ def test_the_template_is_the_result_without_its_pixels(tmp_path: Path, items: An
                                     coord.drop_vars(set(coord.coords) - {name}))  # fmt: skip
     assert [frame["window"] for frame in template.attrs["frames"]] == [w.bounds for w in plan.windows]
     assert template.attrs["weights_digest"] == whole.attrs["weights_digest"]
-    assert template.attrs["masked_by"] == whole.attrs["masked_by"]
+    for name in ("masked_by", "attribution", "task", "halo"):
+        assert template.attrs[name] == whole.attrs[name]
+
+
+def test_a_result_of_simulated_granules_says_so(tmp_path: Path) -> None:
+    season = simulate_season(tmp_path / "season", seed=1, shape=(64, 64), granules=4)
+    made = json.loads(season.items.read_text())["features"]
+    plan, handle = make(tmp_path, made, region=list(season.bbox), period="2024")
+    template = load_plan(plan.objects).template(plan.areas[0], handle)
+    assert template.attrs["simulated"] == 1
+    assert template.attrs["attribution"] == SIMULATED
 
 
 def test_a_template_costs_the_same_for_a_continent(tmp_path: Path, items: Any) -> None:

@@ -263,14 +263,14 @@ def _attrs(steps: Sequence[Step]) -> dict[str, Any]:
         "nodata": REFLECTANCE.fill,
         "reflectance_scale": REFLECTANCE_SCALE,
         "assets": "; ".join(f"{s}: {' '.join(f'{band}={key}' for band, key in ASSETS[s].items())}" for s in sensors),
-        "attribution": " ".join(_attribution(items)),
+        "attribution": " ".join(attribution(items)),
         **({"simulated": 1} if simulated else {}),
         **({"item_corrections": notes} if notes else {}),
     }
 
 
-def _attribution(items: Sequence[HlsItem]) -> list[str]:
-    """Whom to name: the archive for what it holds, the simulation for what it made."""
+def attribution(items: Sequence[HlsItem]) -> list[str]:
+    """Return whom to name: the archive for what it holds, the simulation for what it made."""
     years = sorted({item.datetime.year for item in items if not item.simulated})
     period = "-".join(map(str, dict.fromkeys((*years[:1], *years[-1:]))))
     real = [f"HLS, NASA LP DAAC. Contains modified Copernicus Sentinel data {period}."] if years else []

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from xgfm.cube.hrefs import redacted
 from xgfm.cube.items import READ_ASSETS, SIMULATED_MARK, HlsItem, normalise, plain_item
+from xgfm.cube.open import attribution
 from xgfm.cube.periods import Period
 from xgfm.errors import ItemError, JobError
 from xgfm.grid import TILE_PIXELS, TILE_RESOLUTION, tile_geobox
@@ -117,6 +118,7 @@ class Collection:
     left_out: list[LeftOut] = field(default_factory=list)
     left_out_count: int = 0
     _tiles: dict[str, _Packing] = field(default_factory=dict)
+    _credited: dict[tuple[int, bool], HlsItem] = field(default_factory=dict)
     _extents: dict[str, Extent] = field(default_factory=dict)
     _wanted: dict[str, bool] = field(default_factory=dict)
 
@@ -132,6 +134,7 @@ class Collection:
                 self._wanted[record.tile] = self.keep(record.tile)
             if self._wanted[record.tile]:
                 self._tiles.setdefault(record.tile, _Packing()).add(_line(record, _plain(item)))
+                self._credited.setdefault((record.datetime.year, record.simulated), record)
                 self._extents[record.tile] = _union(self._extents.get(record.tile), extent_of(record))
 
     def save(self, objects: Objects) -> Iterator[tuple[str, Tile]]:
@@ -147,6 +150,13 @@ class Collection:
             inside = _inside(np.array([date.decode() for date in dates], "datetime64[us]"), edges)
             size = int(np.array(sizes, "int64")[inside.any(axis=1)].sum())
             yield tile, Tile(len(lines), tuple(inside.sum(axis=0).tolist()), size, self._extents[tile])
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What a result says of its sources: whom to name, and whether they are simulated."""
+        credited = list(self._credited.values())
+        simulated = {"simulated": 1} if any(item.simulated for item in credited) else {}
+        return {"attribution": " ".join(attribution(credited)), **simulated}
 
     def _unrepeated(self, lines: list[bytes]) -> list[bytes]:
         """Lines of which no two have one id: which of two different ones is meant, nobody can tell."""

@@ -136,7 +136,12 @@ def _nothing(plan: Plan, geobox: GeoBox) -> xr.DataArray:
         da.full((len(times), len(PRITHVI_BANDS), *geobox.shape), NODATA, dtype="int16", chunks=(1, -1, -1, -1)),
         dims=("time", "band", "y", "x"),
         coords={"time": times, "band": list(PRITHVI_BANDS)},
-        attrs={"nodata": NODATA, "reflectance_scale": REFLECTANCE_SCALE, "masked_by": list(plan.spec.mask)},
+        attrs={
+            "nodata": NODATA,
+            "reflectance_scale": REFLECTANCE_SCALE,
+            "masked_by": list(plan.spec.mask),
+            **plan.sources,
+        },
         name="hls",
     )
     return with_grid(cube, geobox)

@@ -81,7 +81,17 @@ def make_plan(
             f"{spec.period!r}{left}; change region, period, catalog or max_cloud_cover of the job"
         )
     areas = (area,) if area is not None else tuple(tile_area(tile, spec.block) for tile in inventory)
-    plan = Plan(spec, objects, task, areas, inventory, region, tuple(collection.left_out), collection.left_out_count)
+    plan = Plan(
+        spec=spec,
+        objects=objects,
+        task=task,
+        areas=areas,
+        inventory=inventory,
+        region=region,
+        sources=collection.attrs,
+        left_out=tuple(collection.left_out),
+        left_out_count=collection.left_out_count,
+    )
     check_grid(plan, areas[0], handle)
     objects.put(SPEC, spec.to_yaml().encode())
     objects.put(PLAN, _text(plan).encode())
@@ -105,16 +115,16 @@ def load_plan(objects: Objects) -> Plan:
         raise JobError(
             f"the plan at {objects.url} is of version {values.get('version')}, this xgfm reads {VERSION}; plan again"
         )
-    task = Task(task_from_json(values["task"]["spec"]), values["task"]["digest"])
     return Plan(
-        spec,
-        objects,
-        task,
-        tuple(_area_from(each, spec.block) for each in values["areas"]),
-        {name: _tile_from(tile) for name, tile in values["tiles"].items()},
-        shapely.from_geojson(json.dumps(values["region"])),
-        tuple(LeftOut(**each) for each in values["left_out"]),
-        values["left_out_count"],
+        spec=spec,
+        objects=objects,
+        task=Task(task_from_json(values["task"]["spec"]), values["task"]["digest"]),
+        areas=tuple(_area_from(each, spec.block) for each in values["areas"]),
+        inventory={name: _tile_from(tile) for name, tile in values["tiles"].items()},
+        region=shapely.from_geojson(json.dumps(values["region"])),
+        sources=values["sources"],
+        left_out=tuple(LeftOut(**each) for each in values["left_out"]),
+        left_out_count=values["left_out_count"],
     )
 
 
@@ -161,6 +171,7 @@ def _text(plan: Plan) -> str:
             for area in plan.areas
         ],
         "tiles": {name: asdict(tile) for name, tile in plan.inventory.items()},
+        "sources": dict(plan.sources),
         "left_out": [{"item": each.item, "reason": each.reason} for each in plan.left_out],
         "left_out_count": plan.left_out_count,
     }

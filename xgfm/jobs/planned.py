@@ -64,6 +64,8 @@ class Plan:
     """Of each MGRS tile, in order of its id."""
     region: shapely.Geometry
     """In degrees."""
+    sources: Mapping[str, Any]
+    """What the result says of its sources, as attributes: whom to name, and whether they are simulated."""
     left_out: tuple[LeftOut, ...] = ()
     """Items that cannot be read; the first thousand."""
     left_out_count: int = 0
