@@ -227,9 +227,11 @@ def _within(seconds: float, work: Callable[[Any], T], tally: Tally) -> T:
     thread.join(seconds)
     pool.close()
     if not ended:
+        pending = tally.pending or "no read"
+        tally.abandon()
         raise ReadError(
-            f"the block was not read within {seconds:g} s; under way for longest is {tally.pending or 'no read'}. Give "
-            "limits: read_seconds: a longer time, or leave the item out"
+            f"the block was not read within {seconds:g} s; under way for longest is {pending}. Give limits: "
+            "read_seconds: a longer time, or leave the item out"
         )
     value, error = ended[0]
     if error is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,12 +41,22 @@ GDAL: Mapping[str, str] = {"GDAL_HTTP_LOW_SPEED_LIMIT": "1000", "GDAL_HTTP_LOW_S
 """A transfer of less than 1 kB/s for 20 s is one that failed."""
 
 
+_FINAL = re.compile(r"\b40[134]\b|not there|login failed|Access is denied")
+"""In the text of an error that no further try mends: no such file, or credentials that are not taken."""
+
+
+# One thread at a time in one file. Not for speed: where two threads want the same range, GDAL lets one wait for the
+# other, and rasterio opens files with Python's lock in its hands, which the other needs to tell of an HTTP error. Files
+# share locks, so that there is no end of neither.
+_TURNS = [threading.Lock() for _ in range(1024)]
+
+
 class Tally:
     """What the reads of one block came to, so far."""
 
     def __init__(self) -> None:
         self._files: dict[str, Blocks] = {}
-        self._pending: dict[int, tuple[float, str]] = {}
+        self._pending: dict[int, tuple[float, str, int]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -62,16 +73,23 @@ class Tally:
 
     @contextmanager
     def reading(self, source: Source) -> Iterator[Blocks]:
-        """Note a read while it is under way."""
-        me = threading.get_ident()
+        """Wait for the turn to read a file, and note the read while it is under way."""
+        me, turn = threading.get_ident(), hash(source.href) % len(_TURNS)
         with self._lock:
             blocks = self._files.setdefault(source.href, Blocks())
-            self._pending[me] = time.monotonic(), f"asset {source.asset!r} of item {source.item!r}"
+            self._pending[me] = time.monotonic(), f"asset {source.asset!r} of item {source.item!r}", turn
         try:
-            yield blocks
+            with _TURNS[turn]:
+                yield blocks
         finally:
             with self._lock:
                 self._pending.pop(me, None)
+
+    def abandon(self) -> None:
+        """Let others read the files that threads of this block hang in."""
+        with self._lock:
+            for _, _, turn in self._pending.values():
+                _TURNS[turn] = threading.Lock()
 
 
 class PatientLoader:
@@ -142,7 +160,7 @@ class _Read:
             try:
                 return self._once(source, part)
             except ReadError as error:
-                if "The file is not there" in str(error):
+                if _FINAL.search(str(error)):
                     raise
                 _LOG.info("%s (try %d of %d)", error, attempt, tries)
                 time.sleep(WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
