@@ -163,7 +163,7 @@ def test_layers_without_classes_and_with_time(tmp_path: Path) -> None:
 
 
 @given(st.randoms(), st.booleans())
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_the_order_of_blocks_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, values: xr.Dataset, random: Any, threads: bool
 ) -> None:
@@ -226,6 +226,27 @@ def test_pixels_of_another_source_are_made_coarser_anew(tmp_path: Path, values: 
     for factor in (2, 4, 8):
         made = zarr.open_array(path, path=f"overviews/{factor}/crop_v1_0")[...]
         np.testing.assert_array_equal(made, expected(changed, factor)["crop_v1_0"])
+
+
+def test_a_level_that_is_begun_anew_forgets_its_records(tmp_path: Path, values: xr.Dataset) -> None:
+    clean, path = (written(tmp_path / name, values) for name in ("clean", "stopped"))
+    records = Objects(tmp_path / "a.zarr.job")
+
+    def stopping(function: Callable[[Piece], Any], pieces: Iterable[Piece]) -> Iterable[Any]:
+        for number, piece in enumerate(pieces):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield function(piece)
+
+    with pytest.raises(KeyboardInterrupt):
+        add_overviews(path, records=records, run=stopping)
+    for one in (clean, path):  # what the level was to say is said otherwise now
+        zarr.open_group(one, mode="r+").attrs["title"] = "Another title"
+    with pytest.raises(KeyboardInterrupt):
+        add_overviews(path, records=records, run=lambda function, pieces: stopping(function, reversed(list(pieces))))
+    add_overviews(path, records=records)
+    add_overviews(clean)
+    assert contents(path) == contents(clean)
 
 
 def test_groups_each_have_their_own(tmp_path: Path, values: xr.Dataset) -> None:

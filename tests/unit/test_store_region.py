@@ -115,7 +115,7 @@ REGIONS = st.integers(-20, 60)
 
 
 @given(REGIONS, REGIONS, REGIONS, REGIONS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_only_whole_shards(
     tmp_path_factory: pytest.TempPathFactory, top: int, bottom: int, left: int, right: int
 ) -> None:

@@ -43,7 +43,7 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(jobs(), st.randoms())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_blocks_in_any_order_equal_one_write(tmp_path_factory: pytest.TempPathFactory, job: dict, random: Any) -> None:
     folder = tmp_path_factory.mktemp("store")
     lazy = template(job["shape"], job["shard"], **job["layers"])

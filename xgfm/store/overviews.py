@@ -45,14 +45,15 @@ class Piece:
     store: Store
     source: str
     target: str
+    names: tuple[str, ...]
     factor: int
     rows: slice
     columns: slice
 
     @property
     def record(self) -> str:
-        """Name of the object that says it is done."""
-        return f"{self.target}/r{self.rows.start}-c{self.columns.start}"
+        """Name of what says that it is done, in the folder of its level."""
+        return f"r{self.rows.start}-c{self.columns.start}"
 
 
 def add_overviews(
@@ -152,19 +153,27 @@ def _add_to(store: Store, group: str, factor: int, source: str, records: Objects
         path = f"{FOLDER}/{factor**number}"
         if number >= len(levels):
             template = _template(base, names, box)
-            _prepare(store, _below(group, path), template, chunk=chunk, shard=shard)
-            pieces = _pieces(store, _below(group, finer), _below(group, path), factor, box, shard)
-            _make(pieces, source, records, run)
+            began = _prepare(store, _below(group, path), template, chunk=chunk, shard=shard)
+            pieces = _pieces(store, _below(group, finer), _below(group, path), tuple(names), factor, box, shard)
+            _make(pieces, _records(source, _below(group, path)), records, run, anew=began)
             derived = {"derived_from": levels[-1]["asset"], "resampling_method": _method(base, names)}
             levels.append({**_level(path, box, factor), **derived})
             _list(store, group, levels, source, geobox_of(base))
         finer = path
 
 
-def _make(pieces: Iterator[Piece], source: str, records: Objects | None, run: Any) -> None:
+def _records(source: str, target: str) -> str:
+    """Return the folder of records of one level."""
+    return f"{FOLDER}/{source or 'unnamed'}/{target}"
+
+
+def _make(pieces: Iterator[Piece], folder: str, records: Objects | None, run: Any, *, anew: bool) -> None:
     """Make the blocks of a level that are not recorded."""
-    folder = f"{FOLDER}/{source or 'unnamed'}"
     done = set() if records is None else set(records.names(folder))
+    if records is not None and anew:  # what they speak of is deleted
+        for name in done:
+            records.delete(name)
+        done = set()
     missing = (piece for piece in pieces if f"{folder}/{piece.record}" not in done)
     for _ in run(partial(write_piece, records=records, folder=folder), missing):
         pass
@@ -174,8 +183,10 @@ def write_piece(piece: Piece, *, records: Objects | None, folder: str) -> None:
     """Make one block of a level, and record it."""
     import zarr
 
-    group = zarr.open_group(piece.store, path=piece.source, mode="r", zarr_format=3, use_consolidated=False)
-    arrays = {name: _coarse(array, piece) for name, array in group.arrays() if _on_grid(array)}
+    paths = {name: _below(piece.source, name) for name in piece.names}
+    arrays = {
+        n: _coarse(zarr.open_array(piece.store, path=p, mode="r", zarr_format=3), piece) for n, p in paths.items()
+    }
     write_block(piece.store, piece.target, arrays, piece.rows, piece.columns)
     if records is not None:
         records.put(f"{folder}/{piece.record}", b"")
@@ -193,10 +204,6 @@ def _coarse(array: zarr.Array[Any], piece: Piece) -> np.ndarray:
         plane = np.asarray(array[(*index, rows, columns)])
         made[index] = coarser(plane, piece.factor, array.fill_value)
     return made
-
-
-def _on_grid(array: zarr.Array[Any]) -> bool:
-    return tuple(getattr(array.metadata, "dimension_names", None) or ())[-2:] == ("y", "x")
 
 
 def _gridded(base: xr.Dataset, group: str) -> list[str]:
@@ -240,19 +247,23 @@ def _template(base: xr.Dataset, names: list[str], box: GeoBox) -> xr.Dataset:
     return with_grid(xr.Dataset(variables, coords, attrs), box)
 
 
-def _prepare(store: Store, path: str, template: xr.Dataset, *, chunk: int, shard: int) -> None:
-    """Write a level's metadata, unless it stands there already."""
+def _prepare(store: Store, path: str, template: xr.Dataset, *, chunk: int, shard: int) -> bool:
+    """Write a level's metadata, unless it stands there already; return whether it was written."""
     templates = {path: template}
-    if template_differences(store, templates, chunk=chunk, shard=shard) != []:
-        write_metadata(store, templates, chunk=chunk, shard=shard, consolidated=False, overwrite=True)
+    if template_differences(store, templates, chunk=chunk, shard=shard) == []:
+        return False
+    write_metadata(store, templates, chunk=chunk, shard=shard, consolidated=False, overwrite=True)
+    return True
 
 
-def _pieces(store: Store, source: str, target: str, factor: int, box: GeoBox, shard: int) -> Iterator[Piece]:
+def _pieces(
+    store: Store, source: str, target: str, names: tuple[str, ...], factor: int, box: GeoBox, shard: int
+) -> Iterator[Piece]:
     height, width = box.shape
     for top in range(0, height, shard):
         for left in range(0, width, shard):
             rows, columns = slice(top, min(top + shard, height)), slice(left, min(left + shard, width))
-            yield Piece(store, source, target, factor, rows, columns)
+            yield Piece(store, source, target, names, factor, rows, columns)
 
 
 def _level(asset: str, box: GeoBox, factor: int = 1) -> dict[str, Any]:
