@@ -227,6 +227,28 @@ def test_blocks_beyond_the_antimeridian_are_searched_for(tmp_path: Path, west: f
     assert not wanted.needs("15TVM")
 
 
+def test_a_tile_that_only_the_halo_reaches_is_needed(tmp_path: Path) -> None:
+    edge = tile_geobox("15TVL").transform.c
+    block = 64 * 30
+    column = int(edge // block) - 1  # of the last blocks that end before the tile begins
+    parts = []
+    for left in (column * block + 300, 560_000):  # the second lies past the tile: what is between is in the area
+        box = shapely.box(left, 5_050_000, left + 600, 5_050_600)
+        points = shapely.get_coordinates(box)
+        parts.append(shapely.Polygon(np.column_stack(transform("EPSG:32615", "EPSG:4326", *points.T))))
+    region = json.loads(shapely.to_geojson(shapely.MultiPolygon(parts)))
+    assert 0 < edge - (column + 1) * block < 224 * 30
+    grid = {"crs": "EPSG:32615", "resolution": 30}
+    for window, needed in ((16, False), (224, True)):
+        plan = make(
+            tmp_path / str(window), region=region, grid=grid, block=64, chunk=32,
+            handle=toys.Handle(toys.task_spec(window=window)),
+        )  # fmt: skip
+        assert ("15TVL" in plan.tiles) == needed
+        assert any("15TVL" in plan.tiles_of(each) for each in plan.blocks()) == needed
+        assert not any("15TVL" in plan.tiles_of(each, 0) for each in plan.blocks())
+
+
 def test_items_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
     items = catalogue.season(TILES)
     del items[0]["assets"]["B04"]
