@@ -163,7 +163,7 @@ def test_layers_without_classes_and_with_time(tmp_path: Path) -> None:
 
 
 @given(st.randoms(), st.booleans())
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 def test_the_order_of_blocks_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, values: xr.Dataset, random: Any, threads: bool
 ) -> None:
@@ -182,7 +182,7 @@ def test_the_order_of_blocks_does_not_matter(
     assert contents(paths[0]) == contents(paths[1])
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("stop_after", [1, 4, 5])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_an_interruption_does_not_matter(tmp_path: Path, values: xr.Dataset, stop_after: int, recorded: bool) -> None:
     clean, path = (written(tmp_path / name, values) for name in ("clean", "stopped"))
@@ -285,7 +285,7 @@ def test_no_more_than_a_block_is_held(tmp_path: Path) -> None:
 
     box = GeoBox((2048, 2048), NORTH.affine, "EPSG:32615")
     path = tmp_path / "a.zarr"
-    to_zarr(result(box, chunks=(256, 256)), path, chunk=128, shard=128)
+    to_zarr(result(box, chunks=(256, 256)), path, chunk=256, shard=256)
     add_overviews(path, factor=4)  # what is imported and cached on the way
     tracemalloc.start()
     add_overviews(path, source="again")

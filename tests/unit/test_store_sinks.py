@@ -80,7 +80,7 @@ def test_a_plain_store_shows_blocks_at_once(tmp_path: Path, lazy: xr.Dataset) ->
 
 
 @given(st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_readers_see_what_was_committed_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, lazy: xr.Dataset, data: st.DataObject
 ) -> None:
