@@ -291,4 +291,4 @@ def test_no_more_than_a_block_is_held(tmp_path: Path) -> None:
     add_overviews(path, source="again")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2048 * 2048 / 4  # a quarter of the map
+    assert peak < 2048 * 2048 / 2  # half of the map; a level at once takes more than all of it
