@@ -10,7 +10,7 @@ from typing import Any
 import catalogue
 import pystac
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xgfm.cube.catalogs import load_items
@@ -21,6 +21,9 @@ from xgfm.grid import tile_geobox
 from xgfm.jobs.items import BAND_BYTES, WHOLE, Collection, Tile, read_tile
 from xgfm.models.spec import PRITHVI_BANDS
 from xgfm.store.objects import Objects
+
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""What else the machine does is not ours."""
 
 WINDOWS = named_periods(["2024-04", "2024-06", "2024-09"])
 ITEMS = catalogue.season(["15TVM", "15TUM", "14TQR"], ["2024-04-10", "2024-04-20", "2024-05-05", "2024-09-30"])
@@ -34,7 +37,7 @@ def saved(folder: Path, items: Any, **options: Any) -> tuple[dict[str, Tile], Co
     return tiles, collection, {name: objects.get(name) for name in objects.names()}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(UNTIMED, max_examples=20)
 @given(st.permutations(ITEMS), st.lists(st.sampled_from(ITEMS), max_size=5))
 def test_the_order_and_repetitions_change_no_byte(tmp_path_factory: Any, items: list[Any], again: list[Any]) -> None:
     expected = saved(tmp_path_factory.mktemp("a"), ITEMS)

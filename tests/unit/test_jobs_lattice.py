@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
@@ -14,6 +14,9 @@ from xgfm.errors import GridError, JobError
 from xgfm.grid import tile_geobox
 from xgfm.jobs.lattice import Area, axis_reads, map_area, tile_area
 from xgfm.windows import AxisPlan
+
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""What else the machine does is not ours."""
 
 ALBERS = CRS("EPSG:5070")
 
@@ -31,6 +34,7 @@ def areas(draw: st.DrawFn) -> Area:
     return map_area(draw(boxes(5e4)), ALBERS, draw(st.sampled_from([30.0, 100.0, 0.7e3])), draw(st.integers(16, 200)))
 
 
+@settings(UNTIMED)
 @given(areas())
 def test_blocks_partition_an_area_exactly(area: Area) -> None:
     assume(np.prod(area.geobox.shape) < 4_000_000)
@@ -44,6 +48,7 @@ def test_blocks_partition_an_area_exactly(area: Area) -> None:
     assert (times == 1).all()
 
 
+@settings(UNTIMED)
 @given(boxes(), boxes(), st.sampled_from([30.0, 10.0, 250.0]), st.integers(16, 2048))
 def test_two_jobs_share_the_lattice(one: shapely.Polygon, other: shapely.Polygon, side: float, block: int) -> None:
     first, second = (map_area(each, ALBERS, side, block) for each in (one, other))
@@ -90,6 +95,7 @@ def polygons(draw: st.DrawFn) -> shapely.Geometry:
     return shapely.difference(star, hole) if draw(st.booleans()) else star
 
 
+@settings(UNTIMED)
 @given(polygons())
 def test_blocks_of_a_region_are_those_that_share_area_with_it(region: shapely.Geometry) -> None:
     assume(region.is_valid and region.area > 1)
@@ -129,6 +135,7 @@ def seen(axis: AxisPlan, pixel: int) -> set[int]:
     return {w.start for w in axis.windows() if w.inner_start <= pixel < w.inner_stop}
 
 
+@settings(UNTIMED)
 @given(axes())
 def test_a_crop_of_what_a_block_reads_has_the_areas_windows(given_: tuple[AxisPlan, int]) -> None:
     axis, block = given_

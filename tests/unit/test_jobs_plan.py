@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import shapely
 import toys
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odc.geo.crs import CRS
 from rasterio.warp import transform
@@ -28,6 +28,9 @@ from xgfm.jobs.search import Wanted
 from xgfm.jobs.spec import JobSpec
 from xgfm.models.handle import register_task
 from xgfm.store.objects import Objects
+
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""What else the machine does is not ours."""
 
 TILES = ("14TPQ", "14TQQ", "14TPR", "14TQR", "15TTK", "15TUK", "15TTL", "15TUL", "15TVL", "15TVK")
 BOX = [-96.6, 44.6, -95.4, 45.2]
@@ -97,7 +100,7 @@ def holding(plan: Plan, block: Any) -> set[str]:
     return found
 
 
-@settings(max_examples=15, deadline=None)
+@settings(UNTIMED, max_examples=15)
 @given(st.lists(st.sampled_from(TILES), min_size=1, unique=True), st.sampled_from([0, 1]), st.integers(0, 99))
 def test_every_pixel_finds_its_items(tmp_path_factory: Any, tiles: list[str], grid: int, seed: int) -> None:
     try:

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odc.geo.crs import CRS
 from pyproj import Geod
 
 from xgfm.errors import GridError, JobError
 from xgfm.jobs import region
+
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""What else the machine does is not ours."""
 
 RING = [[-95.0, 44.0], [-93.0, 44.0], [-93.0, 45.5], [-95.0, 45.5], [-95.0, 44.0]]
 HOLE = [[-94.5, 44.5], [-94.5, 45.0], [-93.5, 45.0], [-93.5, 44.5], [-94.5, 44.5]]
@@ -97,6 +100,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, body: str | None, 
         region.read(str(tmp_path / name))
 
 
+@settings(UNTIMED)
 @given(st.floats(-125, -70), st.floats(25, 48), st.floats(0.01, 8), st.floats(0.01, 4))
 def test_outlines_keep_their_area(west: float, south: float, wide: float, high: float) -> None:
     """Albers keeps areas, and the area between parallels and meridians has a formula."""

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from xgfm.errors import JobError, WriteError
 from xgfm.jobs.spec import GridSpec, JobSpec, Limits, Options, Price
+
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""What else the machine does is not ours."""
 
 GOOD: dict[str, Any] = {"region": [-95.0, 44.0, -94.0, 45.0], "period": "2024", "task": "crop", "store": "out.zarr"}
 
@@ -63,11 +66,13 @@ def specs(draw: st.DrawFn) -> JobSpec:
     )  # fmt: skip
 
 
+@settings(UNTIMED)
 @given(specs())
 def test_yaml_there_and_back_is_the_same_record(spec: JobSpec) -> None:
     assert JobSpec.from_yaml(spec.to_yaml()) == spec
 
 
+@settings(UNTIMED)
 @given(specs())
 def test_any_yaml_reader_reads_it(spec: JobSpec) -> None:
     plain = yaml.safe_load(spec.to_yaml())  # of YAML 1.1, where more texts need quotes
@@ -207,6 +212,7 @@ def test_a_record_from_python_is_refused_in_the_same_words() -> None:
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
+@settings(UNTIMED)
 @given(st.text(max_size=300))
 def test_no_text_breaks_the_reader(text: str) -> None:
     with pytest.raises(JobError):
