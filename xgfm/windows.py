@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise, product
 
 
@@ -51,24 +52,9 @@ class AxisPlan:
         """Pixels between the inner parts of neighbouring windows."""
         return self.window - 2 * self.halo
 
-    def windows(self) -> list[Window]:
+    def windows(self) -> tuple[Window, ...]:
         """Return every window, in order; their inner parts cover each pixel of the array once."""
-        if self.size <= self.window:
-            return [Window(0, 0, self.size)]
-        found: list[Window] = []
-        for inner_start, inner_stop in pairwise(self._cell_edges()):
-            start = min(max(inner_start - self._offset(inner_start) - self.halo, 0), self.size - self.window)
-            if found and found[-1].start == start:  # two cells that the edge pushed into one window
-                inner_start = found.pop().inner_start
-            found.append(Window(start, inner_start, inner_stop))
-        return found
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """Pixels before and after its chunk that a block may need: see `snap`."""
-        if self.blend:
-            return self.stride + self.window - 2, self.window - 1
-        return self.stride - 1 + self.halo, self.halo
+        return _windows(self)
 
     def within(self, start: int, stop: int) -> tuple[Window, ...]:
         """Return the windows of a block: those whose inner part it holds, or all that reach it where they blend."""
@@ -88,28 +74,37 @@ class AxisPlan:
         Returns
         -------
         tuple of int
-            As many numbers, each at most ``stride - 1`` less. A block between two of them is made of whole windows, and
-            needs no pixel further than `reach` beyond the chunk between the two cuts.
+            As many numbers, each at most ``stride - 1`` less: a block between two of them is made of whole windows.
         """
-        return (0, *(c - self._offset(c) for c in cuts[1:-1]), self.size)
+        return (0, *(self.cell(c) for c in cuts[1:-1]), self.size)
 
     @property
     def least(self) -> int:
-        """Pixels of a chunk under which its neighbours might have to reach over it."""
+        """Pixels of a chunk under which a block might hold no window, or little more."""
         return 2 * self.window
 
     @property
     def least_last(self) -> int:
-        """Pixels of the last chunk under which the block before might need more than the chunk has."""
-        return max(self.window, *self.reach)
+        """Pixels of the last chunk under which it is better added to the chunk before."""
+        return self.window
 
-    def _offset(self, pixel: int) -> int:
-        """Pixels between the anchored start of a pixel's cell and the pixel."""
-        return (self.origin + pixel) % self.stride
+    def cell(self, pixel: int) -> int:
+        """Return where the anchored cell that holds a pixel begins."""
+        return pixel - (self.origin + pixel) % self.stride
 
-    def _cell_edges(self) -> list[int]:
-        first = self.stride - self._offset(0)
-        return [0, *range(first, self.size, self.stride), self.size]
+
+@lru_cache(maxsize=16)
+def _windows(plan: AxisPlan) -> tuple[Window, ...]:
+    if plan.size <= plan.window:
+        return (Window(0, 0, plan.size),)
+    found: list[Window] = []
+    edges = [0, *range(plan.cell(0) + plan.stride, plan.size, plan.stride), plan.size]
+    for inner_start, inner_stop in pairwise(edges):
+        start = min(max(plan.cell(inner_start) - plan.halo, 0), plan.size - plan.window)
+        if found and found[-1].start == start:  # two cells that the edge pushed into one window
+            inner_start = found.pop().inner_start
+        found.append(Window(start, inner_start, inner_stop))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +160,13 @@ class WindowPlan:
         """Return one block by its place among the blocks."""
         return Block(self._axis(0, row), self._axis(1, column))
 
+    def reads(self, axis: int) -> list[tuple[int, int]]:
+        """Return where what each block looks at begins and ends along rows (0) or columns (1), in array pixels."""
+        blocks = (self._axis(axis, index) for index in range(len(self.cuts[axis]) - 1))
+        return [(block.read_start, block.read_stop) for block in blocks]
+
     def _axis(self, axis: int, index: int) -> BlockAxis:
-        plan, cuts, edges = self.axes[axis], self.cuts[axis], self.edges[axis]
+        plan, edges = self.axes[axis], self.edges[axis]
         start, stop = edges[index : index + 2]
-        before, after = plan.reach
-        read = max(cuts[index] - before, 0), min(cuts[index + 1] + after, plan.size)
-        return BlockAxis(*read, start, stop, plan.within(start, stop))
+        windows = plan.within(start, stop)
+        return BlockAxis(windows[0].start, min(windows[-1].start + plan.window, plan.size), start, stop, windows)

@@ -58,23 +58,23 @@ def cut_axes(draw: st.DrawFn) -> tuple[AxisPlan, list[int]]:
 
 
 @given(cut_axes(), st.booleans())
-def test_a_block_reads_no_further_than_its_reach(cut: tuple[AxisPlan, list[int]], blend: bool) -> None:
+def test_a_block_reads_what_its_windows_see(cut: tuple[AxisPlan, list[int]], blend: bool) -> None:
     axis, cuts = replace(cut[0], blend=blend), cut[1]
     edges = axis.snap(cuts)
-    before, after = axis.reach
     assert all(a < b for a, b in pairwise(edges))
     assert all(0 <= c - e < axis.stride for c, e in zip(cuts, edges, strict=True))
-    for i, (start, stop) in enumerate(pairwise(edges)):
-        for w in axis.within(start, stop):
-            assert w.start >= cuts[i] - before
-            assert min(w.start + axis.window, axis.size) <= cuts[i + 1] + after
+    plan = WindowPlan.of((axis, axis), (cuts, cuts))
+    for (start, stop), (first, last) in zip(pairwise(edges), plan.reads(0), strict=True):
+        seen = {p for w in axis.within(start, stop) for p in range(w.start, min(w.start + axis.window, axis.size))}
+        assert seen >= set(range(start, stop))
+        assert (first, last) == (min(seen), max(seen) + 1)
 
 
 @given(cut_axes())
 def test_a_window_belongs_to_one_block(cut: tuple[AxisPlan, list[int]]) -> None:
     axis, cuts = cut
     blocks = [(start, stop, axis.within(start, stop)) for start, stop in pairwise(axis.snap(cuts))]
-    assert [w for *_, mine in blocks for w in mine] == axis.windows()
+    assert [w for *_, mine in blocks for w in mine] == list(axis.windows())
     assert all(start <= w.inner_start < w.inner_stop <= stop for start, stop, mine in blocks for w in mine)
 
 

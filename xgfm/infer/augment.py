@@ -21,7 +21,7 @@ def averaged_over_d4(ask: Callable[[torch.Tensor], torch.Tensor], x: torch.Tenso
     for turns in range(4):
         for flipped in (False, True):
             image = torch.rot90(x, turns, (-2, -1))
-            said = ask(image.flip(-1) if flipped else image)
+            said = ask(image.flip(-1) if flipped else image).float()
             back = torch.rot90(said.flip(-1) if flipped else said, -turns, (-2, -1))
             total = back if total is None else total + back
     assert total is not None

@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 from dask.array.overlap import overlap
 
+from xgfm.infer.surroundings import with_surroundings
 from xgfm.windows import AxisPlan, Block, WindowPlan
 
 _TOO_LARGE = 2048
@@ -77,10 +78,9 @@ def map_windows(
     data = data.rechunk({2 + i: _block_chunks(data.chunks[2 + i], axis) for i, axis in enumerate(axes)})
     cuts = [tuple(accumulate(chunks, initial=0)) for chunks in data.chunks[2:]]
     windows = WindowPlan.of(axes, cuts)
-    depth = {2 + i: axis.reach if data.numblocks[2 + i] > 1 else (0, 0) for i, axis in enumerate(windows.axes)}
     out: da.Array = da.map_blocks(
         _one,
-        overlap(data, depth={0: 0, 1: 0, **depth}, boundary="none", allow_rechunk=False),
+        with_surroundings(data, windows),
         kernel=kernel,
         plan=windows,
         first=tuple(accumulate(data.chunks[0], initial=0)),

@@ -63,8 +63,7 @@ class _Embed:
         encoder = _encoder(module)
 
         def step(batch: Batch) -> torch.Tensor:
-            x = batch.x.to(dtype_of(module))
-            (tokens,) = encoder.forward_features(x, batch.time, batch.location, layers=[self.layer])
+            (tokens,) = encoder.forward_features(batch.x, batch.time, batch.location, layers=[self.layer])
             n, _, features = tokens.shape
             frames = tokens[:, 1:].float().reshape(n, -1, window, window, features)
             grid: torch.Tensor = frames.mean(dim=1).movedim(-1, 1)
@@ -76,7 +75,7 @@ class _Embed:
                 return torch.where(seen, quantised(features), NO_FEATURE).to(torch.int8)
             return torch.where(seen, features, torch.nan).to(getattr(torch, self.dtype))
 
-        return run(block, place, first_frame, step, finish, out, self.settings, device)
+        return run(block, place, first_frame, step, finish, out, self.settings, device, dtype_of(module))
 
 
 def quantised(features: torch.Tensor) -> torch.Tensor:
@@ -147,6 +146,7 @@ def embed(
         spec.image_size,
         checked.sizes["time"],
         scale=patch,
+        name=spec.name,
     )
     out = map_windows(
         data_of(checked),

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 
 import numpy as np
 
-from xgfm.errors import MissingExtraError
+from xgfm.errors import MissingExtraError, TaskError
 from xgfm.windows import Block, BlockAxis, Window
 
 try:
@@ -21,13 +21,11 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "torch", "inference") from error
 
-from xgfm.infer.device import alone, in_parts, set_threads
+from xgfm.infer.device import alone, batch_size, beside, fetching, in_parts, set_threads, under_way, used_here
 from xgfm.infer.pixels import Pixels, check_values, normalise
 
 _VALUES = 1 << 26
 """Pixels times bands times frames that are float on the device at once: 256 MB."""
-BATCH = 8
-"""Windows that go through the model at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,10 @@ class Settings:
     """Pixels over which neighbouring windows are blended; 0 keeps each window's inner part as it is."""
     min_valid: float = 0.0
     """Share of valid pixels under which a window is left out; a window without any always is."""
-    batch_size: int = BATCH
+    batch_size: int | None = None
+    """Windows that go through the model at once; None for what suits the device."""
+    name: str = "model"
+    """Of the task or model, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ def run(
     out: np.ndarray,
     settings: Settings,
     device: str,
+    dtype: torch.dtype,
 ) -> np.ndarray:
     """Run every window of a block through a model and put the answers together.
 
@@ -132,45 +134,84 @@ def run(
         The model, and what becomes of its answer.
     out
         ``(group, layer, y, x)``, filled with nodata: the answer is written into a copy of it.
-    settings, device
-        How, and where.
+    settings, device, dtype
+        How, where, and the number format that the model takes.
+
+    Raises
+    ------
+    TaskError
+        Where the model answers NaN.
     """
     set_threads()
-    block = block[:, :, _seen(place.rows, settings.window), _seen(place.columns, settings.window)]
     check_values(block, settings.pixels)
-    with alone(device), torch.inference_mode():
+    with under_way(device) as stream, torch.inference_mode():
         answer = torch.from_numpy(out).to(device, copy=True)
+        wrong = torch.zeros((), dtype=torch.bool, device=device)
         at_once = max(_VALUES // (block[0].size * settings.frames), 1)
         for group in range(0, len(out), at_once):
             frame = group * settings.frames
-            part = block[frame : frame + at_once * settings.frames]
-            _run_groups(part, place, first_frame + frame, step, finish, answer[group : group + at_once], settings)
-        return answer.cpu().numpy()
+            with beside(stream):
+                part = block[frame : frame + at_once * settings.frames]
+                pixels = _prepared(part, place, device, dtype, settings)
+            with alone(device):
+                _run_windows(pixels, place, first_frame + frame, step, finish, answer[group:], wrong, settings)
+        with alone(device):
+            fetch = fetching(answer, wrong)
+        filled, bad = fetch()
+    if bad:
+        raise TaskError(f"the module of {settings.name!r} answers NaN to finite input; its weights are bad")
+    return filled
 
 
-def _run_groups(
-    block: np.ndarray,
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Some groups of a block on the device, and which of their windows there is something to see in."""
+
+    x: torch.Tensor  # (group, C, T, y, x), normalised
+    valid: torch.Tensor  # (group, y, x)
+    cuts: list[Cut]
+
+
+def _prepared(block: np.ndarray, place: Block, device: str, dtype: torch.dtype, settings: Settings) -> _Prepared:
+    x, valid = normalise(block, settings.pixels, device, frames=settings.frames, dtype=dtype)
+    x, valid = (pad_to(t, settings.window) for t in (x, valid))
+    cuts = [Cut(group, row, column) for group, (row, column) in product(range(len(x)), place.windows())]
+    # One look at all of them: each look waits for the device.
+    shares = torch.stack([_cut(valid, cut, place, settings).float().mean() for cut in cuts]).tolist()
+    seen = [cut for cut, share in zip(cuts, shares, strict=True) if share > 0 and share >= settings.min_valid]
+    return _Prepared(x, valid, seen)
+
+
+def _cut(x: torch.Tensor, cut: Cut, place: Block, settings: Settings) -> torch.Tensor:
+    """Return a window ``(..., H, W)`` of a block ``(group, ..., y, x)``, as a view."""
+    top, left = cut.row.start - place.rows.read_start, cut.column.start - place.columns.read_start
+    return x[cut.group, ..., top : top + settings.window, left : left + settings.window]
+
+
+def _run_windows(
+    pixels: _Prepared,
     place: Block,
     first_frame: int,
     step: Step,
     finish: Finish,
     answer: torch.Tensor,
+    wrong: torch.Tensor,
     settings: Settings,
 ) -> None:
-    """Run as many groups of frames as memory is planned for."""
-    x, valid = normalise(block, settings.pixels, str(answer.device), frames=settings.frames)
-    x, valid = (pad_to(t, settings.window) for t in (x, valid))
-    said = ((_ask(step, tell(b, settings, first_frame), settings), b) for b in batches(x, valid, place, settings))
+    """Run as many groups of frames as memory is planned for; say in ``wrong`` whether the model failed."""
+    for tensor in (pixels.x, pixels.valid):
+        used_here(tensor)
+
+    def said() -> Said:
+        for batch in batches(pixels, place, settings):
+            raw = _ask(step, tell(batch, settings, first_frame))
+            wrong.logical_or_(raw.amax().isnan())
+            yield raw, batch
+
     if settings.blend:
-        _blend(answer, said, finish, valid, place, settings)
+        _blend(answer, said(), finish, pixels.valid, place, settings)
     else:
-        _place(answer, said, finish, place, settings)
-
-
-def _seen(axis: BlockAxis, window: int) -> slice:
-    """Return the part of what a block reads that its windows look at."""
-    first, last = axis.windows[0].start, axis.windows[-1].start
-    return slice(first - axis.read_start, last + window - axis.read_start)
+        _place(answer, said(), finish, place, settings)
 
 
 def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -184,33 +225,13 @@ def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
     return x
 
 
-def batches(x: torch.Tensor, valid: torch.Tensor, place: Block, settings: Settings) -> Iterator[Batch]:
-    """Cut a block into windows, leave out the empty ones, and batch the others, over groups too.
-
-    Parameters
-    ----------
-    x
-        ``(group, C, T, y, x)``, normalised.
-    valid
-        ``(group, y, x)``.
-    """
-    top, left, size = place.rows.windows[0].start, place.columns.windows[0].start, settings.window
-
-    def cut() -> Iterator[tuple[Cut, torch.Tensor, torch.Tensor]]:
-        for group, (row, column) in product(range(len(x)), place.windows()):
-            where = (
-                ...,
-                slice(row.start - top, row.start - top + size),
-                slice(column.start - left, column.start - left + size),
-            )
-            share = valid[group][where].float().mean()
-            if share > 0 and share >= settings.min_valid:
-                yield Cut(group, row, column), x[group][where], valid[group][where]
-
-    remaining = cut()
-    while some := list(islice(remaining, settings.batch_size)):
-        cuts, parts, valids = zip(*some, strict=True)
-        yield Batch(torch.stack(parts), torch.stack(valids), list(cuts), None, None)
+def batches(pixels: _Prepared, place: Block, settings: Settings) -> Iterator[Batch]:
+    """Batch the windows of a block, over groups too."""
+    size = settings.batch_size or batch_size(str(pixels.x.device))
+    for start in range(0, len(pixels.cuts), size):
+        cuts = pixels.cuts[start : start + size]
+        x, valid = (torch.stack([_cut(t, c, place, settings) for c in cuts]) for t in (pixels.x, pixels.valid))
+        yield Batch(x, valid, cuts, None, None)
 
 
 def tell(batch: Batch, settings: Settings, first_frame: int) -> Batch:
@@ -228,13 +249,13 @@ def tell(batch: Batch, settings: Settings, first_frame: int) -> Batch:
     return Batch(batch.x, batch.valid, batch.cuts, time, location)
 
 
-def _ask(step: Step, batch: Batch, settings: Settings) -> torch.Tensor:
+def _ask(step: Step, batch: Batch) -> torch.Tensor:
     """Run a batch, in parts where the device's memory does not hold it whole."""
 
     def work(start: int, stop: int) -> torch.Tensor:
         return step(batch.part(start, stop))
 
-    return in_parts(len(batch.cuts), str(batch.x.device), settings.batch_size, work)
+    return in_parts(len(batch.cuts), str(batch.x.device), work)
 
 
 Said = Iterator[tuple[torch.Tensor, Batch]]
@@ -277,7 +298,7 @@ def _blend(
             total[cut.group, :, to_rows, to_columns] += logits[:, from_rows, from_columns] * part
             weight_sum[cut.group, to_rows, to_columns] += part
     if total is not None:
-        top, left = rows.windows[0].start, columns.windows[0].start
+        top, left = rows.read_start, columns.read_start
         seen = valid[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
         tiny = torch.finfo(weight_sum.dtype).tiny
         answer[:] = finish(total / weight_sum.clamp_min(tiny)[:, None], seen & (weight_sum > 0))

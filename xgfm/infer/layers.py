@@ -44,6 +44,7 @@ def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...
     if layers == ("class",):
         # max is three times faster than argmax along an axis that is not the last
         return torch.where(valid, logits.max(1).indices, NO_CLASS).to(torch.uint8)[:, None]
+    logits = logits.float()
     probability = logits.softmax(1)
     made: dict[str, Callable[[], torch.Tensor]] = {
         "class": lambda: logits.max(1, keepdim=True).indices.float(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -82,18 +83,22 @@ def _valid(block: np.ndarray, nodata: float | None) -> np.ndarray:
     return valid if nodata is None or np.isnan(nodata) else valid & (block != nodata)
 
 
-def normalise(block: np.ndarray, pixels: Pixels, device: str, *, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+def normalise(
+    block: np.ndarray, pixels: Pixels, device: str, *, frames: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Move a block to the device as it is stored, and normalise it there.
 
     Parameters
     ----------
     block
         ``(frame, band, y, x)``, a whole number of groups of ``frames``.
+    dtype
+        What the model takes; the arithmetic is done in float32.
 
     Returns
     -------
     x : torch.Tensor
-        ``(group, C, T, y, x)`` float32.
+        ``(group, C, T, y, x)``.
     valid : torch.Tensor
         ``(group, y, x)``, True where every band of every frame is there.
     """
@@ -101,16 +106,19 @@ def normalise(block: np.ndarray, pixels: Pixels, device: str, *, frames: int) ->
     if device.startswith("cuda"):
         raw = raw.pin_memory()
     raw = raw.to(device, non_blocking=True).reshape(-1, frames, *raw.shape[1:])  # (group, T, C, y, x)
-    mean, std = (torch.tensor(v, dtype=torch.float64, device=device)[:, None, None] for v in (pixels.mean, pixels.std))
-    x = raw.to(torch.float32, copy=True).mul_((pixels.factor / std).float()).sub_((mean / std).float())
-    there = _there(raw, pixels.nodata)
-    valid = there.all(dim=2).all(dim=1)
-    if not valid.all():
-        fill = torch.full_like(mean, pixels.fill) if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
-        x = torch.where(there, x, fill.float())
-    return x.movedim(1, 2), valid
+    x = torch.empty(len(raw), raw.shape[2], frames, *raw.shape[3:], dtype=dtype, device=device)
+    valid = torch.ones(len(raw), *raw.shape[3:], dtype=torch.bool, device=device)
+    for frame, (band, (mean, std)) in product(range(frames), enumerate(zip(pixels.mean, pixels.std, strict=True))):
+        # Plane by plane: the steps between find it in the cache.
+        plane = raw[:, frame, band]
+        there = _there(plane, pixels.nodata)
+        fill = pixels.fill if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
+        value = plane.to(torch.float32, copy=True).mul_(pixels.factor / std).sub_(mean / std)
+        x[:, band, frame] = value.masked_fill_(~there, fill)
+        valid &= there
+    return x, valid
 
 
 def _there(raw: torch.Tensor, nodata: float | None) -> torch.Tensor:
-    there = torch.isfinite(raw) if raw.is_floating_point() else torch.ones_like(raw, dtype=torch.bool)
-    return there if nodata is None or not np.isfinite(nodata) else there.logical_and_(raw != nodata)
+    finite = torch.isfinite(raw) if raw.is_floating_point() else torch.ones_like(raw, dtype=torch.bool)
+    return finite if nodata is None or not np.isfinite(nodata) else finite.logical_and_(raw != nodata)

@@ -27,7 +27,7 @@ from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
 from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
-from xgfm.infer.kernel import BATCH, Batch, Settings, run
+from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.infer.layers import LAYERS, layer_count, map_layers, missing
 from xgfm.models import registry
 from xgfm.models.handle import load_task
@@ -57,7 +57,6 @@ class _Predict:
         out = np.broadcast_to(fill[:, None, None], (len(block) // spec.frames, len(fill), *shape)).copy()
         sample = torch.Size((1, len(spec.bands), spec.frames, spec.window, spec.window))
         module = ready(self.handle, device, self.precision, lambda m, x: m(x), sample)
-        dtype = dtype_of(module)
 
         def ask(x: torch.Tensor, batch: Batch) -> torch.Tensor:
             told = {"time": batch.time, "location": batch.location}
@@ -68,20 +67,17 @@ class _Predict:
                     f"the module of task {spec.name!r} answers with shape {tuple(said.shape)} to an input of "
                     f"{tuple(x.shape)}; expected (B, K, H, W) = {wanted}, K the task's classes"
                 )
-            if said.isnan().any():
-                raise TaskError(f"the module of task {spec.name!r} answers NaN to finite input; its weights are bad")
-            return said.float()
+            return said
 
         def step(batch: Batch) -> torch.Tensor:
-            x = batch.x.to(dtype)
-            return averaged_over_d4(lambda turned: ask(turned, batch), x) if self.tta else ask(x, batch)
+            return averaged_over_d4(lambda x: ask(x, batch), batch.x) if self.tta else ask(batch.x, batch)
 
         def finish(said: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
             if self.layers == ("value",):
                 return torch.where(valid[:, None], said, torch.nan)
             return map_layers(said, valid, self.layers)
 
-        return run(block, place, first_frame, step, finish, out, self.settings, device)
+        return run(block, place, first_frame, step, finish, out, self.settings, device, dtype_of(module))
 
 
 def predict(
@@ -98,7 +94,7 @@ def predict(
     allow: Collection[str] = (),
     precision: Precision = "auto",
     device: str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
 ) -> xr.Dataset:
     """Map what a task predicts, lazily.
 
@@ -135,7 +131,7 @@ def predict(
         right for the model on noise, and fp32 elsewhere; maps differ where two classes are all but equal.
     device : str, optional
         Torch's name of the device: ``"cpu"``, ``"cuda"``. Where not given, each worker takes CUDA if it has it.
-    batch_size : int
+    batch_size : int, optional
         Windows that go through the model at once.
 
     Returns
@@ -172,6 +168,7 @@ def predict(
         blend=2 * halo if blend else 0,
         min_valid=min_valid,
         batch_size=batch_size,
+        name=spec.name,
     )
     out = map_windows(
         data_of(checked),
@@ -242,8 +239,8 @@ def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in LAYERS if name in asked)
 
 
-def _check_options(spec: TaskSpec, halo: int, blend: str | None, min_valid: float, batch_size: int) -> None:
-    if not isinstance(batch_size, Integral) or batch_size < 1:
+def _check_options(spec: TaskSpec, halo: int, blend: str | None, min_valid: float, batch_size: int | None) -> None:
+    if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
         raise TaskError(f"batch_size={batch_size}: expected a whole number of windows, 1 or more")
     if not isinstance(halo, Integral) or not 0 <= halo <= (spec.window - 1) // 2:
         raise TaskError(f"halo={halo}: expected 0 to {(spec.window - 1) // 2} for windows of {spec.window} pixels")

@@ -65,7 +65,7 @@ class _Reconstruct:
         def finish(planes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
             return torch.where(valid[:, None], planes, torch.nan)
 
-        return run(block, place, first_frame, step, finish, out, self.settings, device)
+        return run(block, place, first_frame, step, finish, out, self.settings, device, torch.float32)
 
     def _noise(self, row: int, column: int) -> torch.Tensor:
         """Noise of a window, from its place on the CRS: the same in every cube and chunking."""
@@ -128,6 +128,7 @@ def reconstruct(
         context_of(checked, geobox, spec.coords),
         spec.image_size,
         frames,
+        name=spec.name,
     )
     kernel = _Reconstruct(handle, ratio, seed, origin, device, settings)
     out = map_windows(
