@@ -30,7 +30,7 @@ LOGS = "xgfm-logs"
 """Folder of the queue's log files, in the working directory, where none is given."""
 LOST_WORKER = "5s"
 """How long a worker of the queue may be gone before it is replaced."""
-DEATHS = 10
+DEATHS = 5
 """Workers that may die under a task before the task is blamed: in a queue they are taken away all the time."""
 CONFIG = "xgfm.cluster"
 """Key of Dask's configuration: ``xgfm.cluster.slurm.account`` stands for ``account=`` of ``open("slurm")``."""
@@ -248,10 +248,24 @@ def _security(tls: bool) -> Any:
     return Security.temporary()
 
 
-def _queue(
+def _queue(kind: str, *, workers: int = 1, **asked: Any) -> Client:
+    if find_spec("dask_jobqueue") is None:
+        raise MissingExtraError("dask-jobqueue", "hpc", f'cluster "{kind}"')
+    import dask_jobqueue
+
+    options = queue_options(kind, **asked)
+    Path(options["log_directory"]).mkdir(parents=True, exist_ok=True)
+    dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_WORKER})
+    cluster = getattr(dask_jobqueue, QUEUES[kind])(**options)
+    # Not scale: a job that is killed would never be replaced.
+    replenish = partial(cluster.adapt, minimum_jobs=workers, maximum_jobs=workers, interval="2s")
+    replenish()
+    return ClusterClient(cluster, replenish)
+
+
+def queue_options(
     kind: str,
     *,
-    workers: int = 1,
     threads: int = THREADS,
     memory: str | None = None,
     walltime: str | None = None,
@@ -261,54 +275,43 @@ def _queue(
     tls: bool = True,
     log_directory: str | os.PathLike[str] = LOGS,
     **more: Any,
-) -> Client:
-    if find_spec("dask_jobqueue") is None:
-        raise MissingExtraError("dask-jobqueue", "hpc", f'cluster "{kind}"')
-    import dask_jobqueue
-
+) -> dict[str, Any]:
+    """Return the options of dask-jobqueue's cluster; parameters as of `open`."""
     if memory is None:
         raise ClusterError(
             f'cluster "{kind}" needs memory= of a worker, "16GB": the queue gives a job what it asks for'
         )
-    logs = Path(log_directory).expanduser().resolve()
-    logs.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {
+    logs = str(Path(log_directory).expanduser().resolve())
+    directives = [*_gpu_directives(kind, gpus), *more.pop("job_extra_directives", [])]
+    extra = [*lifetime(walltime), *_resources(gpus), *more.pop("worker_extra_args", [])]
+    scheduler = {"dashboard_address": ":0", "allowed_failures": DEATHS, **more.pop("scheduler_options", {})}
+    return {
         "queue": queue,
         ("project" if kind == "lsf" else "account"): account,
         "cores": threads,
         "processes": 1,  # with two, the jobs of killed workers are not replaced
         "memory": memory,
         "walltime": walltime,
-        "log_directory": str(logs),
-        "shared_temp_directory": str(logs),  # of the certificates, which only their owner can read
+        "log_directory": logs,
+        "shared_temp_directory": logs,  # of the certificates, which only their owner can read
         "security": _security(tls),
-        **_gpu_options(kind, gpus, threads, memory),
+        "worker_extra_args": extra,
+        "scheduler_options": scheduler,
+        **({"job_extra_directives": directives} if directives else {}),
+        **({"resource_spec": _pbs(threads, memory, gpus)} if gpus and kind == "pbs" else {}),
         **more,
     }
-    options["worker_extra_args"] = [*lifetime(walltime), *_resources(gpus), *more.get("worker_extra_args", [])]
-    options["scheduler_options"] = {
-        "dashboard_address": ":0",
-        "allowed_failures": DEATHS,
-        **more.get("scheduler_options", {}),
-    }
-    dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_WORKER})
-    cluster = getattr(dask_jobqueue, QUEUES[kind])(**options)
-    # Not scale: a job that is killed would never be replaced.
-    replenish = partial(cluster.adapt, minimum_jobs=workers, maximum_jobs=workers, interval="2s")
-    replenish()
-    return ClusterClient(cluster, replenish)
 
 
-def _gpu_options(kind: str, gpus: int, threads: int, memory: str) -> dict[str, Any]:
-    """How a queue is asked for GPUs."""
-    if not gpus:
-        return {}
-    if kind == "slurm":
-        return {"job_extra_directives": [f"--gres=gpu:{gpus}"]}
-    if kind == "lsf":
-        return {"job_extra_directives": [f'-gpu "num={gpus}"']}
+def _gpu_directives(kind: str, gpus: int) -> list[str]:
+    """How a queue is asked for GPUs; PBS is asked in its resource specification."""
+    asked = {"slurm": f"--gres=gpu:{gpus}", "lsf": f'-gpu "num={gpus}"'}
+    return [asked[kind]] if gpus and kind in asked else []
+
+
+def _pbs(threads: int, memory: str, gpus: int) -> str:
     mb = math.ceil(dask.utils.parse_bytes(memory) / 2**20)
-    return {"resource_spec": f"select=1:ncpus={threads}:mem={mb}MB:ngpus={gpus}"}
+    return f"select=1:ncpus={threads}:mem={mb}MB:ngpus={gpus}"
 
 
 def _resources(gpus: int) -> list[str]:
@@ -333,7 +336,7 @@ def lifetime(walltime: str | None) -> list[str]:
     seconds = _seconds(walltime)
     stagger = round(0.05 * seconds)
     kept = round(seconds - max(0.1 * seconds, 30.0) - stagger)
-    if kept < 1:
+    if kept < 30:
         raise ClusterError(f"walltime={walltime!r} leaves a worker no time to compute; give two minutes or more")
     return ["--lifetime", f"{kept}s", "--lifetime-stagger", f"{stagger}s"]
 

@@ -85,11 +85,8 @@ def is_whole(job: Job, clean: Job) -> None:
 
 
 def test_a_clean_run_is_predict_over_the_whole_area(bench: Bench) -> None:
-    expected = small_jobs.whole(bench.clean.plan(), "map")
-    stored = small_jobs.stored(bench.clean)
-    for name, variable in expected.data_vars.items():
-        assert (variable.values == stored[name]).all()
-    assert 0 < (stored["small_task"] != 255).mean() < 1
+    small_jobs.is_whole(bench.clean)
+    assert 0 < (small_jobs.stored(bench.clean)["small_task"] != 255).mean() < 1
 
 
 @pytest.mark.parametrize("step", ["read", "predict", "write", "record"])
