@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -106,17 +105,14 @@ def normalise(
     if device.startswith("cuda"):
         raw = raw.pin_memory()
     raw = raw.to(device, non_blocking=True).reshape(-1, frames, *raw.shape[1:])  # (group, T, C, y, x)
-    x = torch.empty(len(raw), raw.shape[2], frames, *raw.shape[3:], dtype=dtype, device=device)
-    valid = torch.ones(len(raw), *raw.shape[3:], dtype=torch.bool, device=device)
-    for frame, (band, (mean, std)) in product(range(frames), enumerate(zip(pixels.mean, pixels.std, strict=True))):
-        # Plane by plane: the steps between find it in the cache.
-        plane = raw[:, frame, band]
-        there = _there(plane, pixels.nodata)
-        fill = pixels.fill if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
-        value = plane.to(torch.float32, copy=True).mul_(pixels.factor / std).sub_(mean / std)
-        x[:, band, frame] = value.masked_fill_(~there, fill)
-        valid &= there
-    return x, valid
+    mean, std = (torch.tensor(v, dtype=torch.float64, device=device)[:, None, None] for v in (pixels.mean, pixels.std))
+    x = raw.to(torch.float32, copy=True).mul_((pixels.factor / std).float()).sub_((mean / std).float())
+    there = _there(raw, pixels.nodata)
+    valid = there.all(dim=2).all(dim=1)
+    if not valid.all():
+        fill = torch.full_like(mean, pixels.fill) if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
+        x = torch.where(there, x, fill.float())
+    return x.to(dtype).movedim(1, 2), valid
 
 
 def _there(raw: torch.Tensor, nodata: float | None) -> torch.Tensor:
