@@ -7,6 +7,7 @@ several threads, so that one block computes while others read.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -20,6 +21,8 @@ import dask
 from distributed import Client
 
 from xgfm.errors import ClusterError, MissingExtraError
+
+_LOG = logging.getLogger(__name__)
 
 QUEUES: Mapping[str, str] = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 """Batch queues, and the classes of dask-jobqueue that speak to them."""
@@ -193,7 +196,7 @@ def _cuda(
     from distributed.worker_memory import parse_memory_limit
 
     devices = _devices(gpus if gpus is not None else workers)
-    limit = parse_memory_limit(memory, threads, total_cores=threads * len(devices), logger=_Quiet())
+    limit = parse_memory_limit(memory, threads, total_cores=threads * len(devices), logger=_LOG)
     security = _security(tls)
     protocol = "tls://" if security else "tcp://"
     common = {"protocol": protocol, "security": security, "host": "127.0.0.1"}
@@ -213,12 +216,6 @@ def _cuda(
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", **common}}
     cluster = SpecCluster(workers=specs, scheduler=scheduler, security=security, **more)
     return ClusterClient(cluster, partial(cluster.scale, len(devices)))
-
-
-class _Quiet:
-    """What `parse_memory_limit` tells its warnings to."""
-
-    def warning(self, *_: Any) -> None: ...
 
 
 def _devices(wanted: int | None) -> list[str]:
