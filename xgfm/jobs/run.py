@@ -28,7 +28,7 @@ from xgfm.jobs.watch import View, Watchdog, look
 from xgfm.store.ledger import Entry, Ledger
 from xgfm.store.lock import Holder
 from xgfm.store.region import sweep
-from xgfm.store.sinks import PlainSink, Sink
+from xgfm.store.sinks import PlainSink, Sink, open_sink
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -113,7 +113,7 @@ def run_plan(
     client
         Of workers that have this package and see the store.
     sink
-        Where the pixels go; the plain store of the job where not given.
+        Where the pixels go; the job's own where not given.
     progress
         Whether to show a bar.
     grace
@@ -136,7 +136,7 @@ def run_plan(
     ClusterError
         The scheduler is gone.
     """
-    sink = PlainSink(plan.spec.store) if sink is None else sink
+    sink = open_sink(plan.spec.store, plan.spec.sink) if sink is None else sink
     with holder or Holder(plan.objects) as held:
         sweep(plan.spec.store)
         handle = plan.load_task()

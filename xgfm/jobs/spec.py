@@ -208,6 +208,8 @@ class JobSpec(_Record):
     """What to predict: what `xgfm.load_task` takes."""
     store: Public = Field(description="path or URL of a Zarr store that the job writes")
     """Where the result goes; records of the job lie beside it."""
+    sink: Literal["zarr", "icechunk"] = Field(default="zarr", description="zarr or icechunk")
+    """A Zarr store as it is, or an Icechunk repository: a snapshot for each batch of blocks, and all earlier ones."""
     grid: Annotated[
         Annotated[Literal["native"], Tag("native")] | Annotated[GridSpec, Tag("GridSpec")], Discriminator(_grid_kind)
     ] = Field(default="native", description="native, or a mapping with crs and resolution")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xgfm.jobs.block import check_block, plan_digest
 from xgfm.store.ledger import Entry, Ledger
+from xgfm.store.sinks import open_sink
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -35,11 +36,20 @@ def verify_plan(plan: Plan, client: Client) -> tuple[int, tuple[str, ...]]:
 
     ledger, digest = Ledger(plan.objects), plan_digest(plan.objects)
     names = tuple(map(str, plan.template(plan.areas[0]).data_vars))
+    spec = plan.spec
+    store = None if spec.sink == "zarr" else open_sink(spec.store, spec.sink).open_for_reading()
 
     def submitted(entries: Iterator[Entry], count: int) -> dict[Future[Any], str]:
         return {
             client.submit(
-                check_block, plan.objects.url, entry.block, entry.digest, names=names, digest=digest, pure=False
+                check_block,
+                plan.objects.url,
+                entry.block,
+                entry.digest,
+                names=names,
+                digest=digest,
+                store=store,
+                pure=False,
             ): entry.block
             for entry in islice(entries, count)
         }
