@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from harness import report
 from xgfm.cube.simulate import simulate_season
 from xgfm.jobs.job import Job, open_job
 from xgfm.jobs.spec import JobSpec
+from xgfm.models.build import build_task
+from xgfm.models.folder import save_task
+from xgfm.models.registry import find
 from xgfm.store.objects import zarr_store
 from xgfm.store.region import read_digest
 
@@ -104,11 +108,10 @@ def make_job(folder: Path, items: Path, region: list[float], store: str) -> Job:
         JobSpec(
             region=region,
             period="2024-04-01/2024-10-31",
-            task="crop-demo",
+            task=str(folder / "task"),
             store=str(folder / store),
             catalog=str(items),
             grid={"crs": "EPSG:32615", "resolution": 30.0},
-            options={"halo": 16},
             block=64,
             chunk=32,
             limits={"attempts": 5},
@@ -143,6 +146,8 @@ def rounds(folder: Path, kills: int, seed: int, side: int = 384) -> dict[str, An
     rng, struck, totals = random.Random(seed), Counter[str](), Counter[str]()
     season = simulate_season(folder / "season", seed=0, shape=(side, side), granules=6)
     region = [float(edge) for edge in season.geobox[16:-16, 16:-16].geographic_extent.boundingbox.bbox]
+    spec = replace(find("crop-demo").spec, name="kills", window=32, halo=4, weights=None)
+    save_task(build_task(spec), spec, folder / "task")
     clean = make_job(folder, season.items, region, "clean.zarr")
     clean.run(progress=False)
     expected = {entry.block: entry.digest for entry in clean.ledger.entries()}

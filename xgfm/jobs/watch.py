@@ -1,7 +1,6 @@
 """What the scheduler knows of a run: which blocks are being computed, and whether anybody is there to do it.
 
-In: a client. Out: a `View` of the moment, and what can be done about workers that are silent or gone. Nothing of this
-package needs to be installed where the scheduler runs.
+In: a client. Out: a `View` of the moment, and what can be done about workers that are silent or gone.
 """
 
 from __future__ import annotations
