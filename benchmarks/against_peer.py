@@ -1,8 +1,10 @@
 """The same model, array and stride through `xgfm.predict` and through the tiled inference that is usual elsewhere.
 
 The peer is `peer_tiling.tiled_inference`, written from the published description of TerraTorch 1.1.1; where that
-package is installed, its own function is run as well. "As used" is each one's default: the peer's caller normalises the
-whole raster in float32 and takes the argmax of whole-raster logits; ours may use bf16.
+package is installed, its own function is run as well. The peer's caller normalises the whole raster in float32 and
+takes the argmax of whole-raster logits. Ratios are the peer's cost over ours at the same precision; its bf16 is
+autocast, as its trainer does it. ``wall_as_used`` compares with the peer's default, fp32; ours is bf16 where the CPU
+computes it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 
 import dask
 import numpy as np
@@ -22,15 +25,16 @@ from xgfm.cf import variable_name
 from xgfm.models.handle import ModelHandle
 
 Tiled = Callable[..., torch.Tensor]
+MEASURES = {"wall": lambda c: c.wall, "cpu": lambda c: c.cpu, "memory": lambda c: c.peak_mb}
 
 
-def peer(tiled: Tiled, data: np.ndarray, handle: ModelHandle) -> np.ndarray:
+def peer(tiled: Tiled, data: np.ndarray, handle: ModelHandle, precision: str) -> np.ndarray:
     """Map an array as users of the peer do: normalise all of it, blend whole-raster logits, take the argmax."""
     statistics = handle.spec.statistics
     mean, std = (np.array(v, "float32")[None, :, None, None] for v in (statistics.mean, statistics.std))
     x = torch.from_numpy((data.astype("float32") - mean) / std).movedim(0, 1)[None]
     module = handle.load("cpu")
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         return tiled(module, x).argmax(1)[0].to(torch.uint8).numpy()
 
 
@@ -58,24 +62,22 @@ def main() -> None:
             result = xgfm.predict(lazy, handle, precision=precision, batch_size=16)
             return result[variable_name(handle.spec)].values
 
-    calls = {
-        "peer": lambda: peer(lambda m, x: tiled_inference(m, x, crop=224, stride=192), data, handle),
-        "ours fp32": lambda: ours("fp32"),
-        "ours as used": lambda: ours("auto"),
-    }
+    ways = {"peer": lambda m, x: tiled_inference(m, x, crop=224, stride=192)}
     if (theirs := terratorch_tiled()) is not None:
-        calls["terratorch"] = lambda: peer(theirs, data, handle)
+        ways["terratorch"] = theirs
+    calls = {
+        **{f"{n} {p}": partial(peer, tiled, data, handle, p) for n, tiled in ways.items() for p in ("fp32", "bf16")},
+        **{f"ours {p}": partial(ours, p) for p in ("fp32", "bf16")},
+    }
     costs = alternately(calls, args.repeats)
-    base = costs["peer"]
     rows = [
         {
             "way": name,
             "wall_s": c.wall,
             "cpu_s": c.cpu,
             "peak_mb": c.peak_mb,
-            "wall_ratio": base.wall / c.wall,
-            "cpu_ratio": base.cpu / c.cpu,
-            "memory_ratio": base.peak_mb / c.peak_mb,
+            **{f"{what}_ratio": of(costs[f"peer {name[-4:]}"]) / of(c) for what, of in MEASURES.items()},
+            "wall_as_used": costs["peer fp32"].wall / c.wall,
         }
         for name, c in costs.items()
     ]

@@ -232,6 +232,7 @@ def test_values_in_other_units_are_refused_while_reading() -> None:
     ("options", "message"),
     [
         ({"return_": "classes"}, r"can return \['class', 'probability', 'confidence', 'entropy', 'logits'\]"),
+        ({"return_": "features"}, r"coarser grid of patches: cube.gfm.embed\(task\)"),
         ({"halo": 8}, "halo=8: expected 0 to 7 for windows of 16 pixels"),
         ({"min_valid": 2}, "min_valid=2: expected a share"),
         ({"batch_size": 0}, "batch_size=0: expected a whole number of windows"),

@@ -132,7 +132,7 @@ def predict(
     device : str, optional
         Torch's name of the device: ``"cpu"``, ``"cuda"``. Where not given, each worker takes CUDA if it has it.
     batch_size : int, optional
-        Windows that go through the model at once.
+        Windows that go through the model at once; by default what suits the device.
 
     Returns
     -------
@@ -235,7 +235,10 @@ def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
         return ("value",)
     unknown = [a for a in asked if a not in LAYERS]
     if unknown or not asked:
-        raise TaskError(f"return_={return_!r}: {spec.name!r} can return {list(LAYERS)}")
+        raise TaskError(
+            f"return_={return_!r}: {spec.name!r} can return {list(LAYERS)}"
+            + ("; features lie on the coarser grid of patches: cube.gfm.embed(task)" if "features" in unknown else "")
+        )
     return tuple(name for name in LAYERS if name in asked)
 
 

@@ -82,10 +82,12 @@ def measure_rate(
     float
         Windows per second.
     """
+    from xgfm.infer.device import batch_size, pick
+
     options = Options() if options is None else options
     spec: TaskSpec = handle.spec
     halo = spec.halo if options.halo is None else options.halo
-    side = int(np.ceil(np.sqrt(options.batch_size)))
+    side = int(np.ceil(np.sqrt(options.batch_size or batch_size(pick(device or options.device)))))
     _predicted(handle, _noise(spec, halo, side), device, options)  # loads weights, chooses kernels
     taken = _predicted(handle, _noise(spec, halo, side), device, options)
     most = max((_PIXELS - 2 * halo) // (spec.window - 2 * halo), side)

@@ -155,8 +155,10 @@ class Options(_Record):
         default=(), description="some of bands, pixel_size, dates, values"
     )
     """Checks to leave out."""
-    batch_size: Whole = Field(default=8, description="a whole number of windows from 1 on")
-    """Windows that go through the model at once."""
+    batch_size: Whole | None = Field(
+        default=None, description="a whole number of windows from 1 on; absent for what suits the device"
+    )
+    """Windows that go through the model at once; None for what suits the device."""
 
 
 class Limits(_Record):
