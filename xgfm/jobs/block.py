@@ -320,10 +320,11 @@ def _said_when_full(url: str) -> Iterator[None]:
         yield
     except Exception as error:
         number = next((e.errno for e in _chain(error) if isinstance(e, OSError) and e.errno in _FULL), None)
-        if number is None and "os error 28" not in str(error):
+        if number is None:
             raise
-        reason = os.strerror(number or errno.ENOSPC)
-        raise StoreFull(f"{url} takes no more data ({reason}); make room, then go on with xgfm resume") from error
+        raise StoreFull(
+            f"{url} takes no more data ({os.strerror(number)}); make room, then go on with xgfm resume"
+        ) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
