@@ -14,6 +14,7 @@ from xgfm import accessor as accessor  # registers .gfm
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from xgfm import cluster as cluster
     from xgfm.cube.catalogs import load_items as load_items
     from xgfm.cube.catalogs import save_items as save_items
     from xgfm.cube.catalogs import search as search
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from xgfm.infer.embed import embed as embed
     from xgfm.infer.predict import predict as predict
     from xgfm.infer.reconstruct import reconstruct as reconstruct
+    from xgfm.jobs.job import open_job as open_job
+    from xgfm.jobs.spec import JobSpec as JobSpec
     from xgfm.models.folder import save_task as save_task
     from xgfm.models.handle import load_model as load_model
     from xgfm.models.handle import load_task as load_task
@@ -62,16 +65,22 @@ _PUBLIC = {
     "ModelSpec": "models.spec",
     "Statistics": "models.spec",
     "ClassInfo": "models.spec",
+    "open_job": "jobs.job",
+    "JobSpec": "jobs.spec",
     "to_zarr": "store.write",
     "to_cog": "store.write",
     "plot": "figures",
     "plot_cube": "figures",
 }
+_MODULES = ("cluster",)
+"""Public modules whose functions are called by their module's name, as ``xgfm.cluster.open``."""
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+__all__ = ["__version__", *sorted([*_PUBLIC, *_MODULES])]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"xgfm.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'xgfm' has no attribute {name!r}")
     return getattr(import_module(f"xgfm.{_PUBLIC[name]}"), name)
