@@ -213,7 +213,7 @@ def _line(record: HlsItem, plain: Mapping[str, Any]) -> bytes:
 
 
 def slim(record: HlsItem, plain: Mapping[str, Any]) -> Item:
-    """Return what opening an item takes, as a STAC item: hrefs without signatures, no previews, no links."""
+    """Return what opening an item takes, and its address, as a STAC item: hrefs without signatures, no previews."""
     properties = {name: plain["properties"][name] for name in _PROPERTIES if name in plain["properties"]}
     hrefs = set(record.hrefs.values())
     assets: dict[str, Any] = {}
@@ -232,8 +232,17 @@ def slim(record: HlsItem, plain: Mapping[str, Any]) -> Item:
         "bbox": plain.get("bbox"),
         "properties": properties,
         "assets": assets,
-        "links": [],
+        "links": _address(plain),
     }
+
+
+def _address(plain: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Where an item itself is, as a link; none where that is on somebody's disk, or holds a password."""
+    for link in plain.get("links") or ():
+        if isinstance(link, Mapping) and link.get("rel") == "self" and "://" in str(link.get("href")):
+            href = str(link["href"]).partition("?")[0]
+            return [{"rel": "self", "href": href}] if redacted(href) == href else []
+    return []
 
 
 def _edges(windows: Sequence[Period]) -> NDArray[np.datetime64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,11 @@ from xgfm.store.objects import Objects
 if TYPE_CHECKING:
     from distributed import Client
 
+    from xgfm.jobs.finish import Finished
+    from xgfm.jobs.outcome import Outcome
     from xgfm.jobs.planned import Plan
     from xgfm.jobs.quote import Quote
-    from xgfm.jobs.run import Outcome
+    from xgfm.jobs.spec import Price
 
 FOLDER = ".job"
 """What is added to a store's URL for the records of its job."""
@@ -182,14 +184,32 @@ class Job:
             )
         return plan
 
-    def quote(self, **options: Any) -> Quote:
-        """Return what the job takes, before it runs: see `xgfm.jobs.quote.quote`."""
-        from xgfm.jobs.quote import quote
+    def quote(self, *, rate: float | None = None, measure: bool = False, price: Price | None = None) -> Quote:
+        """Return what the job takes, before it runs; it is kept, and the report sets what was taken beside it.
 
-        return quote(self.plan(), **options)
+        Parameters
+        ----------
+        rate
+            Windows per second and device; without it there are no seconds.
+        measure
+            Whether to measure the rate here, for some seconds.
+        price
+            Instead of the prices in the job's record.
+        """
+        from xgfm.jobs.finish import QUOTE
+        from xgfm.jobs.quote import quote
+        from xgfm.jobs.rate import measure_rate
+
+        plan = self.plan()
+        handle = plan.load_task()
+        if measure:
+            rate = measure_rate(handle, options=self.spec.options)
+        made = quote(plan, rate=rate, price=price, handle=handle)
+        self.objects.put(QUOTE, made.to_json().encode())
+        return made
 
     def run(self, client: Client | None = None, *, progress: bool = True, grace: float | None = None) -> Outcome:
-        """Compute every block that is missing.
+        """Compute every block that is missing, then do what `finish` does.
 
         Parameters
         ----------
@@ -215,7 +235,20 @@ class Job:
 
         plan = self.plan()
         with _workers(client) as workers:
-            return run_plan(plan, workers, progress=progress, grace=GRACE if grace is None else grace)
+            outcome = run_plan(plan, workers, progress=progress, grace=GRACE if grace is None else grace)
+            return replace(outcome, report=self.finish(workers).report)
+
+    def finish(self, client: Client | None = None) -> Finished:
+        """Write the report, and for a complete job metadata, overviews, STAC Item and provenance: after every run.
+
+        Parameters
+        ----------
+        client
+            Of workers that make the overviews; this process, where there is none.
+        """
+        from xgfm.jobs.finish import finish_plan
+
+        return finish_plan(self.plan(), client)
 
     def status(self) -> Status:
         """Return how far the job is."""

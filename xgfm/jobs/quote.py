@@ -80,6 +80,12 @@ class Quote:
         """Return the quote as JSON."""
         return json.dumps({**asdict(self), "total": self.total}, indent=1)
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Quote:
+        """Return the quote that `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{name: value for name, value in values.items() if name != "total"})
+
     def against(self, entries: Iterable[Entry]) -> Comparison:
         """Return the quote beside what the blocks of a ledger took.
 
@@ -145,12 +151,13 @@ class Comparison:
         )
 
     def __str__(self) -> str:
-        return _table(self._rows())
+        return _table(self.rows())
 
     def _repr_html_(self) -> str:
-        return _html(self._rows())
+        return _html(self.rows())
 
-    def _rows(self) -> list[tuple[str, ...]]:
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the header of a table, and its rows."""
         quote, ratios = self.quote, self.ratios
         rows: list[tuple[str, ...]] = [
             ("", "quoted", "taken", "ratio"),
@@ -158,8 +165,8 @@ class Comparison:
         ]
         for name, said, show in (
             ("windows", quote.windows, "{:,.0f}".format),
-            ("bytes_read", quote.bytes_read, _bytes),
-            ("device_seconds", quote.device_seconds, _seconds),
+            ("bytes_read", quote.bytes_read, in_bytes),
+            ("device_seconds", quote.device_seconds, in_time),
         ):
             ratio = f"{ratios[name]:.2f}" if name in ratios else ""
             rows.append(
@@ -298,12 +305,12 @@ def _rows(quote: Quote) -> list[tuple[str, ...]]:
             "items",
             f"{quote.items:,} of {quote.tiles:,} tiles" + (f", {quote.left_out:,} left out" if quote.left_out else ""),
         ),
-        ("to read", _bytes(quote.bytes_read)),
-        ("to write", f"{_bytes(quote.bytes_written)} before compression"),
+        ("to read", in_bytes(quote.bytes_read)),
+        ("to write", f"{in_bytes(quote.bytes_written)} before compression"),
         ("windows", f"{quote.windows:,}"),
         ("operations", "unknown" if quote.flops is None else f"{quote.flops:.3g} FLOP"),
         ("device time", _told(quote)),
-        ("memory of a worker", _bytes(quote.worker_bytes)),
+        ("memory of a worker", in_bytes(quote.worker_bytes)),
     ]
     rows += [(f"price, {name}", f"{value:,.2f} {quote.currency}") for name, value in quote.price.items()]
     return [*rows, ("price", "unknown" if quote.total is None else f"{quote.total:,.2f} {quote.currency}")]
@@ -312,10 +319,11 @@ def _rows(quote: Quote) -> list[tuple[str, ...]]:
 def _told(quote: Quote) -> str:
     if quote.device_seconds is None:
         return "unknown without a rate; measure it on the device"
-    return f"{_seconds(quote.device_seconds)} at {quote.rate:,.3g} windows/s"
+    return f"{in_time(quote.device_seconds)} at {quote.rate:,.3g} windows/s"
 
 
-def _bytes(number: float) -> str:
+def in_bytes(number: float) -> str:
+    """Return bytes as people write them."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
@@ -323,7 +331,8 @@ def _bytes(number: float) -> str:
     return f"{number:,.3g} PB"
 
 
-def _seconds(number: float) -> str:
+def in_time(number: float) -> str:
+    """Return seconds as people write them."""
     if number < 120:
         return f"{number:.1f} s"
     hours, minutes = divmod(round(number / 60), 60)

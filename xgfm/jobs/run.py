@@ -23,6 +23,7 @@ from xgfm.cube.hrefs import redacted
 from xgfm.errors import ClusterError, JobError, ReadError, StoreFull, Taken, WriteError, XgfmError
 from xgfm.grid import pixel_size_m
 from xgfm.jobs.block import compute_block, item_of, now, plan_digest
+from xgfm.jobs.outcome import Outcome
 from xgfm.jobs.progress import Progress
 from xgfm.jobs.watch import View, Watchdog, look
 from xgfm.store.ledger import Entry, Ledger
@@ -48,42 +49,6 @@ SILENCE = 30.0
 """Seconds without a heartbeat before which no worker counts as hanging, however short the job's limit."""
 BATCH = 64
 """Blocks of one commit, for sinks that commit."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    blocks: int
-    """Of the job, with work."""
-    done: int
-    """In all runs so far."""
-    computed: int
-    """In this run."""
-    failed: tuple[str, ...]
-    """That failed for good, in all runs so far."""
-    seconds: float
-    stopped: str | None = None
-    """Why the run ended before its time; None where it went through."""
-
-    @property
-    def missing(self) -> int:
-        """Blocks that are neither done nor failed."""
-        return self.blocks - self.done - len(self.failed)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every block is done."""
-        return self.done == self.blocks
-
-    def __str__(self) -> str:
-        said = f"{self.done} of {self.blocks} blocks done, {self.computed} of them in this run, in {self.seconds:.0f} s"
-        if self.failed:
-            listed = ", ".join(self.failed[:8]) + (", ..." if len(self.failed) > 8 else "")
-            said += f"; {len(self.failed)} failed: {listed}"
-        if self.missing:
-            said += f"; {self.missing} missing"
-        return said + (f". Stopped: {self.stopped}" if self.stopped else "")
 
 
 @dataclass

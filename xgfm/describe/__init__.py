@@ -1,0 +1,1 @@
+"""What a result is, for catalogues and auditors: STAC, W3C PROV."""
