@@ -15,7 +15,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from xgfm import cluster as cluster
-    from xgfm import cluster as cluster
     from xgfm.cube.catalogs import load_items as load_items
     from xgfm.cube.catalogs import save_items as save_items
     from xgfm.cube.catalogs import search as search
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from xgfm.infer.embed import embed as embed
     from xgfm.infer.predict import predict as predict
     from xgfm.infer.reconstruct import reconstruct as reconstruct
-    from xgfm.jobs.job import open_job as open_job
-    from xgfm.jobs.spec import JobSpec as JobSpec
     from xgfm.jobs.job import open_job as open_job
     from xgfm.jobs.spec import JobSpec as JobSpec
     from xgfm.models.folder import save_task as save_task
@@ -72,8 +69,6 @@ _PUBLIC = {
     "JobSpec": "jobs.spec",
     "to_zarr": "store.write",
     "to_cog": "store.write",
-    "open_job": "jobs.job",
-    "JobSpec": "jobs.spec",
     "plot": "figures",
     "plot_cube": "figures",
 }

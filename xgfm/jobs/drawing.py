@@ -29,8 +29,8 @@ COLOURS = {
     "outside": "#eeeeee",
     "no items": "#999999",
     "too few dates": "#cc79a7",
-    "missing": "#f0e442",
     "done": "#56b4e9",
+    "missing": "#f0e442",
     "failed": "#d55e00",
 }
 _GRID = 8.0
@@ -72,8 +72,8 @@ def map_of(areas: Sequence[Area], outcomes: Mapping[str, NDArray[np.uint8]], reg
         Of the job, in degrees: drawn as a line.
     """
     placed, outline, size = _on_page(areas, outcomes, region)
-    # Outcome by outcome: where tiles overlap, what failed lies above what is done, and that above what is outside.
-    layers = [[_shape(each, code) for each in placed] for code in range(len(OUTCOMES))]
+    # Outcome by outcome, in the order of the colours: where tiles overlap, what is missing must be seen.
+    layers = [[_shape(each, OUTCOMES.index(name)) for each in placed] for name in COLOURS]
     layers.append([_lines(each) for each in placed])
     shapes = "".join(_placed(each, shape) for layer in layers for each, shape in zip(placed, layer, strict=True))
     names = "".join(_label(each) for each in placed) if 1 < len(placed) <= _NAMED else ""
