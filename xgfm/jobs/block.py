@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -49,7 +49,6 @@ STRIP = 1024
 """Rows that are composited at once: as wide as the block, so that few tiles of a file are read twice."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_TURN = threading.Lock()  # of this process's device: who waits for it is not computing
 _ITEM = re.compile(r"item '([^']+)'")
 
 
@@ -252,14 +251,24 @@ def answer(
         "x": slice(block.columns.start - columns.start, block.columns.stop - columns.start),
     }
     result = plan.predict(framed, handle).isel(own)
+    with _LOADING:
+        turn = _turns()
     with clock("wait"):
-        _TURN.acquire()
+        turn.acquire()
     try:
         with clock("predict"):
             computed = result.compute(scheduler="synchronous")
     finally:
-        _TURN.release()
+        turn.release()
     return {str(name): np.asarray(variable.values) for name, variable in computed.data_vars.items()}
+
+
+@cache
+def _turns() -> threading.Semaphore:
+    """Return how many blocks may predict in this process: two on a GPU, where one is copied while the other computes."""
+    import torch
+
+    return threading.Semaphore(2 if torch.cuda.is_available() else 1)
 
 
 def _nothing(plan: Plan, block: Block, handle: ModelHandle) -> dict[str, np.ndarray]:
