@@ -265,7 +265,7 @@ def answer(
 
 @cache
 def _turns() -> threading.Semaphore:
-    """Return how many blocks may predict in this process: two on a GPU, where one is copied while the other computes."""
+    """Return how many blocks may predict in this process: two on a GPU: one is copied while one computes."""
     import torch
 
     return threading.Semaphore(2 if torch.cuda.is_available() else 1)
