@@ -37,7 +37,7 @@ class Flaky:
     ) -> None:
         self.folder, self.path = Path(folder), Path(log)
         self.share, self.lifetime, self.bearer, self.requests, self.hang = share, lifetime, bearer, requests, hang
-        self.rng, self.lock, self.served, self.faults = random.Random(0), threading.Lock(), 0, 0
+        self.rng, self.lock, self.served, self.faults, self.hung = random.Random(0), threading.Lock(), 0, 0, 0
 
     def note(self, line: str) -> None:
         """Add a line to the log."""
@@ -48,8 +48,10 @@ class Flaky:
         """What becomes of one request."""
         with self.lock:
             self.served += 1
-            if self.hang and self.hang in path and not 0 < self.requests < self.served:
-                return "hang"
+            if self.hang and self.hang in path:
+                self.hung += 1
+                if self.hung <= (self.requests or self.hung):
+                    return "hang"
             if self.lifetime:
                 issued = float(parse_qs(query).get("sig", ["0"])[0])
                 if time.time() - issued > self.lifetime:
@@ -116,9 +118,15 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
 
+class Server(ThreadingHTTPServer):
+    """Takes as many connections at once as a job opens."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+
 if __name__ == "__main__":
     Handler.flaky = Flaky(**json.loads(sys.argv[1]))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     print(server.server_port, flush=True)
     server.serve_forever()
