@@ -150,11 +150,11 @@ def test_a_file_of_items_that_is_not_there(tmp_path: Path, name: str) -> None:
 def test_arguments_are_named_as_options(said: str, expected: str) -> None:
     import typer
 
-    from xgfm.cli import _with_options
+    from xgfm.cli.base import with_options
 
     command = typer.main.get_command(app).commands["predict"]  # type: ignore[attr-defined]
-    assert _with_options(said, {p.name: p.opts[0] for p in command.params}) == expected
-    assert _with_options(said, {}) == said
+    assert with_options(said, {p.name: p.opts[0] for p in command.params}) == expected
+    assert with_options(said, {}) == said
 
 
 # ---- predict

@@ -73,7 +73,7 @@ def runtime_imports(tree: ast.Module) -> list[str]:
 def test_imports_go_one_way(path: Path) -> None:
     me = name_of(path)
     for other in runtime_imports(ast.parse(path.read_text())):
-        same_folder = "." in me and me.split(".")[0] == other.split(".")[0]
+        same_folder = me.split(".")[0] == other.split(".")[0]
         version = other == "__init__" and me in ("infer.inputs", "jobs.finish")  # results say which version made them
         forwards = me in ("__init__", "accessor")
         assert rank(other) < rank(me) or same_folder or version or forwards, (

@@ -1,89 +1,27 @@
-"""The command line: search, predict, demo, tasks, info.
+"""Commands of maps: search, predict, demo, tasks, info.
 
-In: what was typed. Out: text, files, an exit code. Each command calls public functions and imports them when it runs,
-so that help is quick. An error of this package is one line, in which arguments are named as options, and exit code 1;
-``--debug`` shows its traceback.
+In: what was typed. Out: text, files. Each command calls public functions and imports them when it runs, so that help is
+quick.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from xgfm.errors import MissingExtraError, XgfmError
+from xgfm.cli.base import app
+from xgfm.cli.words import busy, pairs, percent, table
+from xgfm.errors import XgfmError
 
 if TYPE_CHECKING:
     import xarray as xr
-
-_EXTRAS = {"torch": "torch", "safetensors": "torch", "huggingface_hub": "torch"}
-"""Packages that modules of commands import, and the extra that installs them."""
-
-
-class _Commands(TyperGroup):
-    """Commands whose expected errors are a line, not a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except (XgfmError, ImportError) as error:
-            said = _explain(error, self._options_of(ctx))
-            if ctx.params["debug"] or said is None:
-                raise
-            typer.secho(f"error: {said}", err=True, fg="red")
-            raise typer.Exit(1) from error
-
-    def _options_of(self, ctx: Any) -> dict[str, str]:
-        """Arguments, as functions name them, and the options of the invoked command that they are."""
-        command = self.commands.get(ctx.invoked_subcommand or "")
-        parameters = command.params if command is not None else []
-        named = {str(p.name): p.opts[0] for p in parameters if p.opts[0].startswith("--")}
-        return {**named, "path": "--out"} if "--overwrite" in named.values() else named
-
-
-def _explain(error: Exception, options: Mapping[str, str]) -> str | None:
-    """One line for an error that is expected, in the words of the command line; None for a bug."""
-    if isinstance(error, ImportError) and not isinstance(error, MissingExtraError):
-        if error.name not in _EXTRAS:
-            return None
-        error = MissingExtraError(error.name or "", _EXTRAS[error.name or ""], "this command")
-    return _with_options(" ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split()), options)
-
-
-def _with_options(said: str, options: Mapping[str, str]) -> str:
-    """Write ``bbox=(1, 2, 3, 4)`` as ``--bbox 1 2 3 4`` where it is an option, and not in a call of Python."""
-    if not options:
-        return said
-    value = r"'[^']*'|\([^()]*\)|-?\d+(?:\.\d+)?|True"
-    argument = re.compile(rf"(?<![\w.])(?<!\w\()({'|'.join(map(re.escape, options))})=({value})?(?![=\w])")
-    return argument.sub(lambda found: f"{options[found[1]]} {_typed(found[2])}".rstrip(), said)
-
-
-def _typed(value: str | None) -> str:
-    """Return a value as it is typed in a shell."""
-    if value is None or value == "True":
-        return ""
-    return shlex.quote(value[1:-1]) if value.startswith("'") else value.strip("()").replace(",", "")
-
-
-app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
 
 BBox = Annotated[
     tuple[float, float, float, float] | None,
@@ -100,37 +38,6 @@ Tile = Annotated[str | None, typer.Option(help="MGRS tile, T15TVM; without --bbo
 Clouds = Annotated[float | None, typer.Option(help="Leave out granules with more cloud, in percent.")]
 
 
-def main() -> None:
-    """Run the command line."""
-    app(prog_name="xgfm")
-
-
-@app.callback(invoke_without_command=True)
-def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,  # noqa: ARG001
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
-    """Maps from HLS images, by geospatial foundation models.
-
-    \b
-    A first map, of a simulated season, without network:
-      xgfm demo
-
-    \b
-    A real one:
-      xgfm search --bbox -93.70 42.00 -93.60 42.10 --datetime 2024-04/2024-10 --save items.json
-      xgfm predict --task crop --catalog items.json --bbox -93.70 42.00 -93.60 42.10 --out map.zarr
-      xgfm info map.zarr
-
-    Reading NASA's images needs an Earthdata login: a token in EARTHDATA_TOKEN, or a line in ~/.netrc.
-    """  # noqa: D301
-    if version:
-        import xgfm
-
-        typer.echo(xgfm.__version__)
-        raise typer.Exit
-
-
 @app.command()
 def search(
     bbox: BBox = None,
@@ -145,18 +52,18 @@ def search(
     from xgfm.cube.items import tile_of
 
     _require_place(bbox, tile, catalog)
-    with _busy(f"searching {catalog}"):
+    with busy(f"searching {catalog}"):
         items = catalogs.search(bbox, datetime, catalog, tile=tile, max_cloud_cover=max_cloud_cover)
     rows = [
         (
             str(item["properties"].get("datetime") or item["properties"].get("start_datetime"))[:16],
             str(tile_of(item) or "-"),
-            _percent(item["properties"].get("eo:cloud_cover")),
+            percent(item["properties"].get("eo:cloud_cover")),
             str(item["id"]),
         )
         for item in items
     ]
-    _table(("DATE (UTC)", "TILE", "CLOUD", "GRANULE"), sorted(rows))
+    table(("DATE (UTC)", "TILE", "CLOUD", "GRANULE"), sorted(rows))
     typer.echo(f"{len(items)} granules", err=True)
     if save is not None:
         catalogs.save_items(items, save)
@@ -193,7 +100,7 @@ def predict(
     _require_place(bbox, tile, catalog)
     start = time.perf_counter()
     with _cluster(workers, scheduler):
-        with _busy(f"searching {catalog}"):
+        with busy(f"searching {catalog}"):
             cube = open_hls(
                 bbox, datetime, catalog, tile=tile, max_cloud_cover=max_cloud_cover, crs=crs, resolution=resolution
             )
@@ -229,7 +136,7 @@ def tasks(name: Annotated[str | None, typer.Argument(help="Show all about this t
     from xgfm.models.registry import spec_of
 
     if name is not None:
-        _pairs(about_record(spec_of(name)))
+        pairs(about_record(spec_of(name)))
         return
     rows = [
         (
@@ -244,7 +151,7 @@ def tasks(name: Annotated[str | None, typer.Argument(help="Show all about this t
         )
         for spec in handle.tasks()
     ]
-    _table(("TASK", "FRAMES", "BANDS", "PIXEL", "CLASSES", "LICENCE", "CACHED", "SOURCE"), rows)
+    table(("TASK", "FRAMES", "BANDS", "PIXEL", "CLASSES", "LICENCE", "CACHED", "SOURCE"), rows)
     typer.echo("\nWeights that are not cached are downloaded when they are first used. More: xgfm tasks NAME", err=True)
 
 
@@ -260,9 +167,9 @@ def info(
     """Say what a store, a GeoTIFF, a file of items, a task folder or a weights file is."""
     from xgfm.about import about
 
-    with _busy(f"looking at {path}"):
-        pairs = about(path)
-    _pairs(pairs)
+    with busy(f"looking at {path}"):
+        said = about(path)
+    pairs(said)
 
 
 # ---- what commands share
@@ -314,34 +221,9 @@ def _draw(store: str, png: Path) -> None:
     if result.sizes.get("time", 0) > PANELS:
         typer.echo(f"{png}: the first {PANELS} of {result.sizes['time']} dates", err=True)
         result = result.isel(time=slice(PANELS))
-    with _busy(f"drawing {png}"):
+    with busy(f"drawing {png}"):
         plot(result).savefig(png, dpi=150)
     typer.echo(f"{png}: drawn")
-
-
-@contextmanager
-def _busy(words: str) -> Iterator[None]:
-    """Show that something goes on whose length is not known; a terminal only."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(words):
-        yield
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    for row in (header, *rows):
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in pairs)
-    for name, value in pairs:
-        typer.echo(f"{name.ljust(width)}  {value}".rstrip())
-
-
-def _percent(value: Any) -> str:
-    return "-" if value is None else f"{float(value):.0f}%"
 
 
 def _bands(bands: Sequence[str]) -> str:

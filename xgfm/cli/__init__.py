@@ -1,0 +1,11 @@
+"""The command line: maps of a region in one call, and jobs.
+
+In: what was typed. Out: text, files, an exit code.
+"""
+
+from __future__ import annotations
+
+from xgfm.cli import jobs, maps  # each adds its commands
+from xgfm.cli.base import app, main
+
+__all__ = ["app", "jobs", "main", "maps"]
