@@ -194,13 +194,17 @@ def quote(
     from xgfm.jobs.rate import flops_of_window
 
     states = plan.states()
-    windows = sum(int((np.outer(*_windows(plan, area)) * plan.seasons(area)).sum()) for area in plan.areas)
+    reads = [bytes_of(plan, area) for area in plan.areas]
+    windows = sum(  # where files are only a part of their tile, a block may be without any pixel
+        int((np.outer(*_windows(plan, area)) * plan.seasons(area) * (read > 0)).sum())
+        for area, read in zip(plan.areas, reads, strict=True)
+    )
     pixels = [int((np.outer(*_sizes(area)) * (plan.codes(area) == WORK)).sum()) for area in plan.areas]
     one = flops_of_window(plan.load_task() if handle is None else handle)
     options, seasons = plan.spec.options, len(plan.spec.seasons)
     flops = None if one is None else one * windows * (8 if options.tta else 1)
     device_seconds = None if rate is None else windows / rate
-    read = sum(int(bytes_of(plan, area).sum()) for area in plan.areas)
+    read = sum(int(each.sum()) for each in reads)
     written = sum(pixels) * seasons * _bytes_of_pixel(plan)
     prices = plan.spec.price if price is None else price
     return Quote(

@@ -81,7 +81,7 @@ def _parts(
     seen = np.full(len(boxes), shapely.Polygon(), object)
     tree = shapely.STRtree(boxes)
     for position, tile in enumerate(index.tiles):  # in the order of their ids, as granules of one pass are
-        shape = outline(tile, area, reach=False)
+        shape = outline(tile, area, reach=False, part=plan.inventory[tile].extent)
         block = np.sort(tree.query(shape, predicate="intersects"))
         part = shapely.intersection(boxes[block], shape)
         rest = shapely.difference(part, seen[block])

@@ -28,7 +28,9 @@ _STRIP = 1 << 15
 """Blocks that are asked for at once."""
 
 
-def outline(tile: str, area: Area, *, reach: bool = True) -> shapely.Polygon:
+def outline(
+    tile: str, area: Area, *, reach: bool = True, part: tuple[int, int, int, int] | None = None
+) -> shapely.Polygon:
     """Return where the pixels of a tile lie in an area's CRS.
 
     Parameters
@@ -39,6 +41,8 @@ def outline(tile: str, area: Area, *, reach: bool = True) -> shapely.Polygon:
         Whose CRS is meant.
     reach
         Whether to add what a warp's kernel reaches beyond them.
+    part
+        First row, first column, rows and columns of the tile that are meant; all of it by default.
 
     Raises
     ------
@@ -46,6 +50,8 @@ def outline(tile: str, area: Area, *, reach: bool = True) -> shapely.Polygon:
         Where the area's CRS does not reach the tile.
     """
     own, target = tile_geobox(tile), area.geobox
+    if part is not None:
+        own = own[part[0] : part[0] + part[2], part[1] : part[1] + part[3]]
     aligned = own.crs == target.crs and area.geobox.resolution.x == TILE_RESOLUTION
     more = REACH if reach and not aligned else 0
     left, bottom, right, top = own.boundingbox.bbox
