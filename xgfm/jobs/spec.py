@@ -171,7 +171,7 @@ class Limits(_Record):
     )
     """Seconds after which a block counts as hanging."""
     in_flight: Whole | None = Field(
-        default=None, description="a whole number of blocks from 1 on; absent for 2 per thread"
+        default=None, description="a whole number of blocks from 1 on; absent for 4 per thread, 64 at least"
     )
     """Blocks that are submitted at once; None follows the workers."""
     on_error: Literal["record", "raise"] = Field(default="record", description="record or raise")
