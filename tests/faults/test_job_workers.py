@@ -95,7 +95,7 @@ def test_a_worker_that_is_killed(
 ) -> None:
     job = bench.job(f"killed-{step}.zarr")
     outcome = job.run(broken(step), progress=False)
-    (pid,) = struck(tmp_path)
+    (pid,) = set(struck(tmp_path))  # reads go side by side: two of them may be struck at once
     assert not psutil.pid_exists(pid)
     assert (outcome.complete, outcome.computed, outcome.failed) == (True, outcome.blocks, ())
     left = list(Path(job.spec.store).rglob("*.partial"))
@@ -163,7 +163,7 @@ def test_a_worker_that_is_frozen_is_restarted(
     monkeypatch.setattr("xgfm.jobs.run.SILENCE", 3.0)
     job = bench.job("frozen.zarr", limits={"attempts": 2, "read_seconds": 3.0})
     outcome = job.run(broken("read", how=breaking.freeze), progress=False)
-    (pid,) = struck(tmp_path)
+    (pid,) = set(struck(tmp_path))  # reads go side by side: two of them may be struck at once
     assert not psutil.pid_exists(pid)
     assert outcome.complete
     log = next(Path(f"{job.spec.store}.job", "logs").iterdir()).read_text()
