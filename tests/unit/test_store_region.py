@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,20 @@ def test_nothing_replaces_something(tmp_path: Path, lazy: xr.Dataset) -> None:
     write_block(store, "", arrays, rows, columns)
     empty = {"crop_v1_0": np.full((16, 16), 255, "uint8"), "probability": np.full((3, 16, 16), np.nan, "float32")}
     assert write_block(store, "", empty, rows, columns) == digest(empty)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-4] + b"xxxx", lambda data: data[: len(data) // 2]])
+def test_a_damaged_shard_is_written_anew(tmp_path: Path, lazy: xr.Dataset, damage: Callable[[bytes], bytes]) -> None:
+    store = zarr_store(tmp_path / "a.zarr")
+    arrays, rows, columns = next(blocks(lazy.compute(), 16))
+    given = write_block(store, "", arrays, rows, columns)
+    shards = [p for p in (tmp_path / "a.zarr").rglob("c/**/*") if p.is_file()]
+    assert len(shards) > 1
+    for shard in shards:
+        shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises((ValueError, RuntimeError)):
+        read_digest(store, "", arrays, rows, columns)
+    assert write_block(store, "", arrays, rows, columns) == given == read_digest(store, "", arrays, rows, columns)
 
 
 REGIONS = st.integers(-20, 60)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from itertools import product
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def write_block(store: Store, group: str, arrays: Mapping[str, np.ndarray], rows
         _check(name, target, arrays[name], rows, columns)
     expected = digest(arrays)
     for name, target in targets.items():
-        target[..., rows, columns] = arrays[name]
+        _write(target, arrays[name], rows, columns)
     found = _digest_of(targets, rows, columns)
     if found != expected:
         raise WriteError(
@@ -141,6 +142,28 @@ def _check(name: str, target: zarr.Array[Any], array: np.ndarray, rows: slice, c
         raise WriteError(
             f"{name!r}: the block is {array.dtype} {array.shape}, the template expects {target.dtype} {shape}"
         )
+
+
+def _write(target: zarr.Array[Any], array: np.ndarray, rows: slice, columns: slice) -> None:
+    try:
+        target[..., rows, columns] = array
+    except (ValueError, RuntimeError):
+        # A damaged shard stands there: zarr reads its index even where all of it is written.
+        _delete(target, rows, columns)
+        target[..., rows, columns] = array
+
+
+def _delete(target: zarr.Array[Any], rows: slice, columns: slice) -> None:
+    """Delete the shards of a region, without reading them."""
+    from zarr.core.sync import sync
+
+    sides = target.shards or target.chunks
+    leading = (range(-(-n // side)) for n, side in zip(target.shape[:-2], sides, strict=False))
+    within = (
+        range(part.start // side, -(-part.stop // side)) for part, side in zip((rows, columns), sides[-2:], strict=True)
+    )
+    for place in product(*leading, *within):
+        sync((target.store_path / target.metadata.encode_chunk_key(place)).delete())
 
 
 def _where(group: str, rows: slice, columns: slice) -> str:
