@@ -99,6 +99,20 @@ def test_the_report_sets_the_quote_beside_what_was_taken(complete: tuple[Job, Ou
     assert "unknown" not in said.partition("Quoted and taken")[2].partition("Facts")[0]
 
 
+def test_the_rate_is_measured_on_a_worker(complete: tuple[Job, Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import get_worker
+
+    def measured(handle: Any, *, options: Any, block: int) -> float:
+        return 7.0 + (get_worker().state.nthreads == 1) + (block == 64) / 2  # fails outside of a worker
+
+    monkeypatch.setattr("xgfm.jobs.rate.measure_rate", measured)
+    job, _ = complete
+    with Client(processes=False, n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as client:
+        assert job.quote(client, measure=True).rate == 8.5
+    assert job.quote(measure=True).rate == 7.5
+    job.quote(rate=20.0)
+
+
 def test_overviews_are_made_once(complete: tuple[Job, Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     job, _ = complete
     whole = small_jobs.stored(job)["small_task"]

@@ -51,8 +51,16 @@ Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", help="Encrypt what s
 def quote(
     job: JobName,
     rate: Annotated[float | None, typer.Option(help="Windows per second that a device predicts.")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure the rate here, for some seconds.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the rate, for some seconds on a worker.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    cluster: Cluster = None,
+    threads: Threads = None,
+    memory: Memory = None,
+    walltime: Walltime = None,
+    queue: Queue = None,
+    account: Account = None,
+    gpus: Gpus = None,
+    tls: Tls = None,
 ) -> None:
     """Say what a job takes, before it runs: blocks, bytes, windows, time, memory, price.
 
@@ -63,8 +71,12 @@ def quote(
     opened = _opened(job)
     with busy(f"planning {job}"):
         opened.plan()
-    with busy("measuring" if measure else "counting"):
-        said = opened.quote(rate=rate, measure=measure)
+    with (
+        _client(cluster, threads=threads, memory=memory, walltime=walltime, queue=queue, account=account, gpus=gpus,
+                tls=tls) as client,
+        busy("measuring" if measure else "counting"),
+    ):  # fmt: skip
+        said = opened.quote(client, rate=rate, measure=measure)
     typer.echo(said.to_json() if json else str(said))
 
 

@@ -18,7 +18,7 @@ from xgfm.errors import JobError
 from xgfm.jobs.plan import PLAN, SPEC, load_plan, make_plan
 from xgfm.jobs.spec import JobSpec
 from xgfm.store.ledger import Ledger
-from xgfm.store.objects import Objects
+from xgfm.store.objects import Objects, local_folder
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -127,7 +127,9 @@ class Job:
     """
 
     def __init__(self, spec: JobSpec) -> None:
-        self.spec = spec
+        # Absolute: workers, and whoever resumes it, may be in another folder.
+        folder = local_folder(spec.store)
+        self.spec = spec if folder is None else spec.model_copy(update={"store": str(folder)})
 
     @cached_property
     def objects(self) -> Objects:
@@ -184,15 +186,24 @@ class Job:
             )
         return plan
 
-    def quote(self, *, rate: float | None = None, measure: bool = False, price: Price | None = None) -> Quote:
+    def quote(
+        self,
+        client: Client | None = None,
+        *,
+        rate: float | None = None,
+        measure: bool = False,
+        price: Price | None = None,
+    ) -> Quote:
         """Return what the job takes, before it runs; it is kept, and the report sets what was taken beside it.
 
         Parameters
         ----------
+        client
+            As for `run`: where the rate is measured.
         rate
             Windows per second and device; without it there are no seconds.
         measure
-            Whether to measure the rate here, for some seconds.
+            Whether to measure the rate, for some seconds on one worker.
         price
             Instead of the prices in the job's record.
         """
@@ -203,7 +214,9 @@ class Job:
         plan = self.plan()
         handle = plan.load_task()
         if measure:
-            rate = measure_rate(handle, options=self.spec.options)
+            with _workers(client) as workers:
+                options = {"options": self.spec.options, "block": self.spec.block}
+                rate = workers.submit(measure_rate, handle, **options, pure=False).result()
         made = quote(plan, rate=rate, price=price, handle=handle)
         self.objects.put(QUOTE, made.to_json().encode())
         return made

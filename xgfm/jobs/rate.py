@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xgfm.models.handle import ModelHandle
 
 _PIXELS = 2048
-"""Most rows and columns of the noise that is predicted."""
+"""Most rows and columns of noise that are predicted at once."""
 
 
 def flops_of_window(handle: ModelHandle) -> float | None:
@@ -62,7 +62,12 @@ def _without_numbers(handle: ModelHandle) -> nn.Module:
 
 
 def measure_rate(
-    handle: ModelHandle, *, device: str | None = None, options: Options | None = None, seconds: float = 5.0
+    handle: ModelHandle,
+    *,
+    device: str | None = None,
+    options: Options | None = None,
+    block: int = _PIXELS,
+    seconds: float = 5.0,
 ) -> float:
     """Return how many windows a second a device predicts, from pixels in memory to a map in memory.
 
@@ -74,6 +79,8 @@ def measure_rate(
         Torch's name of it; by default as in ``options``.
     options
         As the job has them.
+    block
+        Pixels of the side of the job's blocks: no more is predicted at once.
     seconds
         About how long to measure, after a first batch that does not count.
 
@@ -90,9 +97,13 @@ def measure_rate(
     side = int(np.ceil(np.sqrt(options.batch_size or batch_size(pick(device or options.device)))))
     _predicted(handle, _noise(spec, halo, side), device, options)  # loads weights, chooses kernels
     taken = _predicted(handle, _noise(spec, halo, side), device, options)
-    most = max((_PIXELS - 2 * halo) // (spec.window - 2 * halo), side)
+    most = max((min(block, _PIXELS) - 2 * halo) // (spec.window - 2 * halo), side)
     side = int(np.clip(side * np.sqrt(seconds / max(taken, 1e-4)), side, most))
-    return side**2 / _predicted(handle, _noise(spec, halo, side), device, options)
+    noise, windows, total = _noise(spec, halo, side), 0, 0.0
+    while total < seconds:
+        total += _predicted(handle, noise, device, options)
+        windows += side**2
+    return windows / total
 
 
 def _noise(spec: TaskSpec, halo: int, side: int) -> xr.DataArray:
