@@ -176,7 +176,7 @@ def test_an_incomplete_run_gets_the_report_alone(bench: Bench) -> None:
     assert (finished.complete, finished.item, finished.provenance) == (False, None, None)
     said = Path(finished.report).read_text()
     assert "Not complete." in said
-    assert "1 are missing" in said
+    assert "1 missing" in said
     assert not {finish.ITEM, finish.PROVENANCE} & set(job.objects.names())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from xgfm.jobs.summary import OUTCOMES, PARTS, Summary
 if TYPE_CHECKING:
     from xgfm.jobs.planned import Plan
 
+_PLAIN: Mapping[int, str] = {}
 LISTED = 200
 """Failed blocks that are told of one by one."""
 PART_COLOURS = dict(zip(PARTS, ("#0072b2", "#bbbbbb", "#e69f00", "#009e73"), strict=True))
@@ -35,7 +36,7 @@ code{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.28rem .8rem .28rem 0;
  border-bottom:1px solid #e4e4e4;vertical-align:top}th{font-weight:600}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td.reason{overflow-wrap:anywhere}.facts th{width:11rem;font-weight:400;color:#555}
+td.reason{overflow-wrap:anywhere}td.id{white-space:nowrap}.facts th{width:11rem;font-weight:400;color:#555}
 svg.map,svg.bar{display:block;max-width:100%;height:auto}svg .lines path{vector-effect:non-scaling-stroke}
 svg .name{font:11px sans-serif;text-anchor:middle;dominant-baseline:middle;paint-order:stroke;stroke:#fff;
  stroke-width:3px}
@@ -80,9 +81,9 @@ def _state(plan: Plan, summary: Summary) -> str:
         return f'<p class="state complete"><b>Complete.</b> All {summary.blocks:,} blocks are done.</p>'
     said = [f"<b>Not complete.</b> {counts['done']:,} of {summary.blocks:,} blocks are done"]
     if counts["failed"]:
-        said.append(f"{counts['failed']:,} failed; <code>xgfm retry {_text(store)} --failed</code> tries them again")
+        said.append(f"{counts['failed']:,} failed; <code>xgfm retry {_text(store)} --failed</code> tries again")
     if counts["missing"]:
-        said.append(f"{counts['missing']:,} are missing; <code>xgfm resume {_text(store)}</code> computes them")
+        said.append(f"{counts['missing']:,} missing; <code>xgfm resume {_text(store)}</code> goes on")
     return f'<p class="state incomplete">{". ".join(said)}.</p>'
 
 
@@ -118,10 +119,9 @@ def _failed(plan: Plan, summary: Summary) -> str:
     more = len(summary.failed) - len(rows)
     rest = f'<p class="note">And {more:,} more, in <code>failed/</code> of the job\'s records.</p>' if more else ""
     command = f"xgfm retry {shlex.quote(redacted(plan.spec.store))} --failed"
-    return (
-        f"<h2>Failed blocks</h2>{_table(('block', 'attempts', 'reason', 'item'), rows, numbers=(1,), wide=(2,))}{rest}"
-        f"<p>To try them again: <code>{_text(command)}</code></p>"
-    )
+    kinds = {0: "id", 2: "reason", 3: "reason"}
+    table = _table(("block", "attempts", "reason", "item"), rows, numbers=(1,), kinds=kinds)
+    return f"<h2>Failed blocks</h2>{table}{rest}<p>To try them again: <code>{_text(command)}</code></p>"
 
 
 def _times(summary: Summary) -> str:
@@ -224,12 +224,16 @@ def _facts(plan: Plan, summary: Summary) -> str:
 
 
 def _table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = (), wide: Iterable[int] = ()
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Iterable[int] = (),
+    kinds: Mapping[int, str] = _PLAIN,
 ) -> str:
-    kinds = {**dict.fromkeys(numbers, ' class="n"'), **dict.fromkeys(wide, ' class="reason"')}
-    head = "".join(f"<th{kinds.get(i, '')}>{_text(cell)}</th>" for i, cell in enumerate(header))
+    classes = {number: f' class="{kind}"' for number, kind in {**dict.fromkeys(numbers, "n"), **kinds}.items()}
+    head = "".join(f"<th{classes.get(i, '')}>{_text(cell)}</th>" for i, cell in enumerate(header))
     body = "".join(
-        f"<tr>{''.join(f'<td{kinds.get(i, str())}>{_text(cell)}</td>' for i, cell in enumerate(row))}</tr>"
+        f"<tr>{''.join(f'<td{classes.get(i, str())}>{_text(cell)}</td>' for i, cell in enumerate(row))}</tr>"
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
