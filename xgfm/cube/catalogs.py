@@ -110,9 +110,7 @@ def search(
     GridError
         A box that is not one, or crosses the antimeridian.
     """
-    found = list(
-        find(bbox, datetime, catalog, collections=collections, max_cloud_cover=max_cloud_cover, tile=tile)
-    )
+    found = list(find(bbox, datetime, catalog, collections=collections, max_cloud_cover=max_cloud_cover, tile=tile))
     if not found:
         raise SearchError(_nothing_found(catalog, bbox, datetime, tile, max_cloud_cover, collections))
     return found
