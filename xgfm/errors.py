@@ -63,6 +63,14 @@ class Taken(XgfmError):  # noqa: N818 - what the job is
     """Another process runs this job; the message says which, since when, and what to do."""
 
 
+class LabelError(XgfmError):
+    """Labels that cannot be read, lie elsewhere, or hold what the legend does not know."""
+
+
+class TrainError(XgfmError):
+    """A training run that cannot be started, or was stopped; the message says what is left on disk."""
+
+
 class ClusterError(XgfmError):
     """Workers that cannot be started as asked."""
 
