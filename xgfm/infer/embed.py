@@ -6,7 +6,7 @@ grid. Patches are anchored to the CRS like windows, so a place has the same patc
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 
 DTYPES = ("float32", "float16", "int8")
+WITH_ENCODER = ("pixelwise", "mmseg", "probe")
+"""Families of `xgfm.models.build` whose modules have a Prithvi-shaped encoder."""
 NO_FEATURE = -128
 """Fill value of int8 features."""
 
@@ -59,8 +61,8 @@ class _Embed:
         shape = ((axis.stop - axis.start) // patch for axis in (place.rows, place.columns))
         out = np.full((1, spec.embed_dim, *shape), NO_FEATURE if self.dtype == "int8" else np.nan, self.dtype)
         sample = torch.Size((1, len(spec.bands), len(block), self.settings.window, self.settings.window))
-        module = ready(self.handle, device, self.precision, lambda m, x: _encoder(m)(x), sample)
-        encoder = _encoder(module)
+        module = ready(self.handle, device, self.precision, lambda m, x: encoder_of(m)(x), sample)
+        encoder = encoder_of(module)
 
         def step(batch: Batch) -> torch.Tensor:
             (tokens,) = encoder.forward_features(batch.x, batch.time, batch.location, layers=[self.layer])
@@ -128,7 +130,7 @@ def embed(
     CubeError
         The cube does not fit the model; before any read.
     """
-    spec = _encoder_spec(model)
+    spec = encoder_spec(model)
     checked = check(cube, spec, allow=allow, reflectance_scale=reflectance_scale)
     check_frames(checked, spec)
     if not -spec.depth <= layer < spec.depth:
@@ -139,7 +141,7 @@ def embed(
     check_device(device)
     halo, patch = _halo(spec, halo), spec.patch_size[1]
     checked, geobox = _whole_patches(checked, patch)
-    handle = _loaded(model)
+    handle = loaded(model)
     settings = Settings(
         pixels_of(checked, spec.statistics, 0.0, "normalised", allow),
         context_of(checked, geobox, spec.coords),
@@ -159,29 +161,32 @@ def embed(
         dtype=dtype,
         scale=patch,
     )
-    return _array(out[0], geobox.zoom_out(patch), handle, spec, layer)
+    facts = {"layer": layer, "frames": checked.sizes["time"], "halo": halo, **model_facts(handle)}
+    return _array(out[0], geobox.zoom_out(patch), spec, facts)
 
 
-def _encoder_spec(model: str | PathLike[str] | ModelHandle) -> ModelSpec:
+def encoder_spec(model: str | PathLike[str] | ModelHandle) -> ModelSpec:
     """Return what an encoder takes: a model's own record, or a task's encoder with the task's input."""
     spec = spec_of(model)
     if isinstance(spec, ModelSpec):
         return spec
-    if "family" not in spec.architecture or "quirk" in spec.architecture:
+    if spec.architecture.get("family") not in WITH_ENCODER or "quirk" in spec.architecture:
         raise TaskError(
-            f"task {spec.name!r} has no encoder that can be called alone (it is a module of your own, or wraps its "
-            "input); give the name of a published model"
+            f"task {spec.name!r} has no encoder that can be called alone (it is a module of your own or a U-Net, or "
+            "wraps its input); give the name of a published model"
         )
     return replace(spec.model, statistics=spec.statistics, frames=spec.frames, pixel_size=spec.pixel_size)
 
 
-def _loaded(model: str | PathLike[str] | ModelHandle) -> ModelHandle:
+def loaded(model: str | PathLike[str] | ModelHandle) -> ModelHandle:
+    """Return the handle of a model or a task."""
     if not isinstance(model, str | PathLike):
         return model
     return load_model(model) if isinstance(registry.spec_of(model), ModelSpec) else load_task(model)
 
 
-def _encoder(module: nn.Module) -> Any:
+def encoder_of(module: nn.Module) -> Any:
+    """Return the encoder of a model's or a task's module."""
     return cast("Any", published_part(module)).encoder
 
 
@@ -215,11 +220,11 @@ def _whole_patches(cube: xr.DataArray, patch: int) -> tuple[xr.DataArray, GeoBox
     return cut, geobox_of(cut)
 
 
-def _array(out: object, geobox: GeoBox, handle: ModelHandle, spec: ModelSpec, layer: int) -> xr.DataArray:
+def _array(out: object, geobox: GeoBox, spec: ModelSpec, facts: Mapping[str, Any]) -> xr.DataArray:
     array = xr.DataArray(out, dims=("feature", "y", "x"), name="embedding").assign_coords(
         feature=np.arange(spec.embed_dim)
     )
-    array.attrs = {"long_name": f"features of {spec.title}", "layer": layer, **model_facts(handle)}
+    array.attrs = {"long_name": f"features of {spec.title}", **facts}
     if array.dtype == "int8":
         array.attrs |= {"decoding": "sign(q) * (q / 127) ** 2 is a component of a vector of length 1"}
     dataset = with_grid(array.to_dataset(), geobox)

@@ -19,8 +19,10 @@ In: a `ModelSpec` or a `TaskSpec`. Out: a module with random weights, in trainin
 
 with ``TaskSpec(frames=3, model=ModelSpec(patch_size=(1, 8, 8), frames=3, image_size=112, embed_dim=128, depth=6,
 num_heads=4, ...), window=112, ...)``. The names are those of `xgfm.models.necks` and `xgfm.models.decoders`, the other
-entries their keyword arguments. Family ``"mmseg"`` is the fine-tunes of Prithvi EO 1.0: ``{"family": "mmseg",
-"neck_channels": 768, "head_channels": 256}``. An entry ``"quirk"`` names a wrapper of `xgfm.models.quirks`.
+entries their keyword arguments. Other families: ``"mmseg"``, the fine-tunes of Prithvi EO 1.0, ``{"family": "mmseg",
+"neck_channels": 768, "head_channels": 256}``; ``"unet"``, a U-Net without a foundation model, of any bands and frames,
+``{"family": "unet", "widths": [32, 64, 128]}``; ``"probe"``, an encoder with what `xgfm.probe` fitted to its features.
+An entry ``"quirk"`` names a wrapper of `xgfm.models.quirks`.
 """
 
 from __future__ import annotations
@@ -39,8 +41,10 @@ from xgfm.models.mmseg import MmsegModel
 from xgfm.models.necks import NECKS, Neck
 from xgfm.models.pixelwise import PixelwiseModel
 from xgfm.models.prithvi import PrithviEncoder
+from xgfm.models.probed import ProbedEncoder
 from xgfm.models.quirks import PlanesDateByDate, Quirk, Resized
 from xgfm.models.spec import ModelSpec, TaskSpec
+from xgfm.models.unet import UNet
 
 Part = TypeVar("Part")
 
@@ -81,7 +85,12 @@ def build_task(spec: TaskSpec) -> nn.Module:
     TaskError
         When the architecture names an unknown part or option.
     """
-    families: dict[str, Callable[[TaskSpec], nn.Module]] = {"pixelwise": _pixelwise, "mmseg": _mmseg}
+    families: dict[str, Callable[[TaskSpec], nn.Module]] = {
+        "pixelwise": _pixelwise,
+        "mmseg": _mmseg,
+        "unet": _unet,
+        "probe": _probe,
+    }
     family = spec.architecture.get("family")
     if not isinstance(family, str) or family not in families:
         raise TaskError(
@@ -125,9 +134,20 @@ def _outputs(spec: TaskSpec) -> int:
 
 
 def _mmseg(spec: TaskSpec) -> MmsegModel:
-    options = {name: value for name, value in spec.architecture.items() if name not in ("family", "quirk")}
     frames = spec.frames // spec.model.patch_size[0]
-    return _checked(spec, MmsegModel, options, PrithviEncoder(spec.model), frames, _outputs(spec))
+    return _checked(spec, MmsegModel, _options(spec), PrithviEncoder(spec.model), frames, _outputs(spec))
+
+
+def _unet(spec: TaskSpec) -> UNet:
+    return _checked(spec, UNet, _options(spec), len(spec.bands) * spec.frames, _outputs(spec))
+
+
+def _probe(spec: TaskSpec) -> ProbedEncoder:
+    return _checked(spec, ProbedEncoder, _options(spec), PrithviEncoder(spec.model), _outputs(spec))
+
+
+def _options(spec: TaskSpec) -> dict[str, Any]:
+    return {name: value for name, value in spec.architecture.items() if name not in ("family", "quirk")}
 
 
 def _named(parts: Mapping[str, Callable[..., Part]], entry: Any, spec: TaskSpec, *given: Any) -> Part:
