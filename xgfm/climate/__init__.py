@@ -1,0 +1,1 @@
+"""What climate services make of maps: areas with their uncertainty."""

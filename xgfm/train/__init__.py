@@ -1,0 +1,1 @@
+"""Fine-tuning: from a cube and labels to a task that predicts."""
