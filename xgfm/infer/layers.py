@@ -23,7 +23,9 @@ def missing(layers: tuple[str, ...], classes: int) -> list[float]:
     return [fill for name in layers for fill in fills.get(name, [np.nan])]
 
 
-def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...]) -> torch.Tensor:
+def map_layers(
+    logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...], temperature: float = 1.0
+) -> torch.Tensor:
     """Turn logits into the layers of a map.
 
     Parameters
@@ -34,7 +36,9 @@ def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...
         ``(B, H, W)``; pixels that are not are nodata in every layer.
     layers
         Of ``"class"``, ``"probability"`` (a plane per class), ``"confidence"`` (the largest of them), ``"entropy"``
-        (Shannon's, in nats), ``"logits"`` (a plane per class), in the order wanted.
+        (Shannon's, in nats), ``"logits"`` (a plane per class, as the model gave them), in the order wanted.
+    temperature
+        Of the task: logits are divided by it before they become probabilities.
 
     Returns
     -------
@@ -45,7 +49,7 @@ def map_layers(logits: torch.Tensor, valid: torch.Tensor, layers: tuple[str, ...
         # max is three times faster than argmax along an axis that is not the last
         return torch.where(valid, logits.max(1).indices, NO_CLASS).to(torch.uint8)[:, None]
     logits = logits.float()
-    probability = logits.softmax(1)
+    probability = (logits / temperature).softmax(1)  # a division by 1 changes no bit
     made: dict[str, Callable[[], torch.Tensor]] = {
         "class": lambda: logits.max(1, keepdim=True).indices.float(),
         "probability": lambda: probability,

@@ -75,7 +75,7 @@ class _Predict:
         def finish(said: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
             if self.layers == ("value",):
                 return torch.where(valid[:, None], said, torch.nan)
-            return map_layers(said, valid, self.layers)
+            return map_layers(said, valid, self.layers, spec.temperature)
 
         return run(block, place, first_frame, step, finish, out, self.settings, device, dtype_of(module))
 
@@ -317,6 +317,7 @@ def _facts(cube: xr.DataArray, spec: TaskSpec) -> dict[str, Any]:
         "task": spec.name,
         "task_licence": spec.licence or None,
         "demonstration": spec.demonstration or None,
+        "temperature": spec.temperature if spec.temperature != 1 else None,
         "frames": frames,
         # Of a composite they are the middles of its windows; what was seen when stands in the frames.
         "dates": [str(t)[:19] for t in cube.coords["time"].values] if frames is None else None,

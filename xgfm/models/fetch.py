@@ -69,17 +69,36 @@ def is_cached(source: str) -> bool:
     return isinstance(try_to_load_from_cache(repo, filename, revision=revision), str)
 
 
+def hub_file(repo: str, filename: str, revision: str) -> tuple[Path, str]:
+    """Return a file of a repository of the Hub, as it is there now, and the commit that it is of.
+
+    Where the Hub cannot be reached, it is the file that the cache holds for this revision.
+
+    Raises
+    ------
+    CheckpointError
+        When there is no such repository, revision or file, or none in the cache without a network.
+    """
+    path = _download(repo, filename, revision)
+    return path, path.parent.name  # the cache keeps a folder for each commit
+
+
 def _from_hub(source: str) -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError as error:
-        raise MissingExtraError("huggingface-hub", "torch", f"downloading {source}") from error
+    _hub_package(source)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     repo, filename, revision = _hub_parts(source)
     try:  # the cache first: many workers must not each ask the Hub
         return Path(hf_hub_download(repo, filename, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
-        pass
+        return _download(repo, filename, revision)
+
+
+def _download(repo: str, filename: str, revision: str) -> Path:
+    _hub_package(f"{filename} of {repo}")
+    from huggingface_hub import hf_hub_download
+
     try:
         return Path(hf_hub_download(repo, filename, revision=revision))
     except Exception as error:  # connection, proxy, disk, 401, 404: many classes of three packages
@@ -88,6 +107,13 @@ def _from_hub(source: str) -> Path:
             f"({type(error).__name__}: {str(error).partition(chr(10))[0]}). Fetch it from "
             f"https://huggingface.co/{repo} elsewhere, and give the path of the file instead of the name"
         ) from error
+
+
+def _hub_package(need: str) -> None:
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("huggingface-hub", "torch", f"downloading {need}") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -112,7 +112,8 @@ def load_task(name_or_path: str | os.PathLike[str], spec: TaskSpec | str | None 
     Parameters
     ----------
     name_or_path
-        A published, bundled or registered name; a folder written by `save_task`; or a weights file.
+        A published, bundled or registered name; a folder written by `save_task` or `write_artifact`; a weights file; or
+        ``owner/name`` of such a folder on the Hugging Face Hub (``owner/name@revision`` for one version of it).
     spec
         What a weights file holds, as a record, or as the name of a task of the same architecture. Not needed for a file
         with its published name.

@@ -11,15 +11,16 @@ import hashlib
 import json
 import marshal
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgfm.errors import CheckpointError, TaskError
-from xgfm.models.fetch import BUNDLED, WEIGHTS_FILE, hub_source
+from xgfm.models.fetch import BUNDLED, WEIGHTS_FILE, hub_file, hub_source
 from xgfm.models.published import MODELS, TASKS
-from xgfm.models.spec import Layout, ModelSpec, TaskSpec, model_from_json, task_from_json
+from xgfm.models.spec import Layout, ModelSpec, TaskSpec, WeightsSource, model_from_json, task_from_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,8 @@ Builder = Callable[[TaskSpec], "nn.Module"]
 """Makes the module of a task from its record."""
 
 CONFIG_FILE = "config.json"
+REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
+"""``owner/name`` of a repository of the Hugging Face Hub, as a regular expression."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Entry:
 
 
 _REGISTERED: dict[str, Entry] = {}
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 
 
 def register_task(spec: TaskSpec, build: Builder | None = None, weights: str | os.PathLike[str] | None = None) -> None:
@@ -130,7 +134,10 @@ def models() -> list[ModelSpec]:
 
 
 def spec_of(name_or_path: str | os.PathLike[str]) -> TaskSpec | ModelSpec:
-    """Return the record of a task or a model by name or path. Nothing is downloaded."""
+    """Return the record of a task or a model by name or path.
+
+    Nothing is downloaded, but for the record of a repository of the Hub.
+    """
     return find(name_or_path).spec
 
 
@@ -140,7 +147,8 @@ def find(name_or_path: str | os.PathLike[str], spec: TaskSpec | ModelSpec | str 
     Parameters
     ----------
     name_or_path
-        A name; a folder written by `save_task`; or a weights file.
+        A name; a folder written by `save_task`; a weights file; or ``owner/name`` of such a folder on the Hugging Face
+        Hub, ``owner/name@revision`` for one commit, tag or branch of it.
     spec
         What the weights file holds, as a record or as the name of a task or model of the same architecture. May be left
         out for a file that has its published name.
@@ -154,7 +162,8 @@ def find(name_or_path: str | os.PathLike[str], spec: TaskSpec | ModelSpec | str 
     TaskError
         For an unknown name, with the nearest known one, and for an empty one.
     CheckpointError
-        For a path where there is nothing, or a file that does not say what it holds.
+        For a path where there is nothing, a file that does not say what it holds, or a repository that is not there or
+        cannot be reached.
     """
     name, entries = os.fspath(name_or_path), _entries()
     if not name:
@@ -166,12 +175,36 @@ def find(name_or_path: str | os.PathLike[str], spec: TaskSpec | ModelSpec | str 
         return _from_folder(path, f"file:{(path / WEIGHTS_FILE).resolve()}")
     if path.is_file():
         return _from_file(path, spec)
-    if "/" in name or os.sep in name or path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin"):
+    if _may_be_repository(name):
+        return _from_hub(name)
+    if "/" in name or os.sep in name or path.suffix in _SUFFIXES:
         raise CheckpointError(
             f"there is no file or folder {name}; give a path that exists, or one of {sorted(entries)}"
         )
     near = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0.0)
     raise TaskError(f"unknown task or model {name!r}; the nearest name is {near[0]!r}, all are {sorted(entries)}")
+
+
+def _may_be_repository(name: str) -> bool:
+    """Tell ``owner/name`` from a path with a slip: that one has a folder that is there, or a file's ending."""
+    repo = name.partition("@")[0]
+    return (
+        re.fullmatch(REPOSITORY, repo) is not None
+        and not Path(repo).parent.is_dir()
+        and Path(repo).suffix not in _SUFFIXES
+    )
+
+
+def _from_hub(name: str) -> Entry:
+    """Read the record of a repository; its weights are fetched when they are used, of the same commit."""
+    repo, _, revision = name.partition("@")
+    try:
+        config, commit = hub_file(repo, CONFIG_FILE, revision or "main")
+        return _from_folder(config.parent, hub_source(WeightsSource("xgfm", repo, WEIGHTS_FILE, commit)))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"there is no file or folder {name} here, and as a repository of the Hugging Face Hub: {error}"
+        ) from error
 
 
 def _entries() -> dict[str, Entry]:

@@ -198,6 +198,8 @@ class TaskSpec:
     """Encodings that the task was fine-tuned with; empty where the metadata was not passed."""
     units: str = "1"
     """Units of a regression."""
+    temperature: float = 1.0
+    """What logits are divided by before they become probabilities; more than 1 makes them less sure."""
     quirks: tuple[str, ...] = ()
     """What a reader must know and the general path does not do; each is a sentence."""
     demonstration: bool = False
@@ -228,7 +230,8 @@ class TaskSpec:
             require_text(quirks=quirk)
         for name, (least, most) in {"frames": (1, 1024), "window": (1, 16_384), "halo": (0, 8192)}.items():
             require_whole(name, getattr(self, name), least, most)
-        require_number("pixel_size", self.pixel_size, positive=True)
+        for name in ("pixel_size", "temperature"):
+            require_number(name, getattr(self, name), positive=True)
         require_number("nodata_fill", self.nodata_fill)
         if not isinstance(self.architecture, Mapping):
             raise TaskError(f"architecture is {type(self.architecture).__name__}; it must be a mapping")

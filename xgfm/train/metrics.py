@@ -144,6 +144,7 @@ class Confusion(Tally):
         ]
         return {
             "kind": "segmentation",
+            "groups": len(self.groups),
             "pixels": int(self.matrix.sum()),
             "unpredicted": self.unpredicted,
             "scores": {s: _scored(said[s], bounds.overall[s] if bounds else None) for s in self.overall},
@@ -247,6 +248,7 @@ class Regression(Tally):
         return {
             "kind": "regression",
             "units": self.units,
+            "groups": len(self.groups),
             "pixels": int(self.sums()[:, 0].sum()),
             "unpredicted": self.unpredicted,
             "scores": {s: _scored(said[s], bounds.overall[s] if bounds else None) for s in self.overall},
