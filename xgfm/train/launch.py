@@ -20,6 +20,7 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from xgfm.errors import ClusterError, XgfmError
+from xgfm.jobs.watch import look
 from xgfm.train.muster import LOOK, Place, muster, rendezvous_of, workers_of
 from xgfm.train.ranks import Ranks, Rendezvous, joined
 
@@ -38,6 +39,8 @@ SETTLE = 60.0
 """Seconds that a worker has to come back before the others go on without it."""
 GRACE = 20.0
 """Seconds that the other ranks have to notice that one has failed, before their workers are restarted."""
+SILENCE = 60.0
+"""Seconds without a heartbeat after which a rank counts as hanging: torch leaves the worker's own threads running."""
 RESTART = 60.0
 """Seconds that a restart of workers may take."""
 _PEER = re.compile(r"gloo|nccl|connection|peer|socket|timed out|timeout|store", re.IGNORECASE)
@@ -162,7 +165,7 @@ class _Attempt(Generic[T]):
         self.answer: list[T] = []
         self.landed: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
         self.flying: dict[Future[T], int] = {}
-        name = uuid.uuid4().hex[:8]
+        self.prefix = f"xgfm-train-{uuid.uuid4().hex[:8]}-"
         for meeting, place in zip(rendezvous_of(places), places, strict=True):
             future = client.submit(
                 _rank,
@@ -170,7 +173,7 @@ class _Attempt(Generic[T]):
                 meeting,
                 place.pid,
                 device,
-                key=f"xgfm-train-{name}-rank-{meeting.rank}",
+                key=f"{self.prefix}{meeting.rank}",
                 workers=[place.address],
                 allow_other_workers=False,
                 resources=place.resources,
@@ -217,13 +220,19 @@ class _Attempt(Generic[T]):
         return found
 
     def _miss(self) -> None:
-        """Note ranks whose workers are gone: the scheduler would wait for ever for the same address to come back."""
-        there = workers_of(self.client)
+        """Note ranks whose workers are gone, or hang as a whole.
+
+        The scheduler itself would wait for ever for a worker of the same address.
+        """
+        there, silent = workers_of(self.client), look(self.client, self.prefix, SILENCE).silent
         for future, rank in list(self.flying.items()):
-            if self.places[rank].address not in there:
+            address = self.places[rank].address
+            if address not in there:
                 self.errors[rank] = self._gone(rank)
                 del self.flying[future]
                 self.client.cancel([future], force=True)
+            elif address in silent:
+                self.errors[rank] = ClusterError(f"the worker of rank {rank} hangs: nothing was heard of {address}")
 
     def _gone(self, rank: int) -> ClusterError:
         place = self.places[rank]

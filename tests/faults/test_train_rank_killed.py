@@ -1,0 +1,164 @@
+"""Ranks that die, hang or fail: the others end in bounded time, and training goes on from where it was, or says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import breaking
+import psutil
+import pytest
+import ranking
+from distributed import Client, LocalCluster
+
+from xgfm.errors import ClusterError, TrainError
+from xgfm.train import launch
+from xgfm.train.launch import run_ranks
+
+STEPS, AT = 6, 3
+"""Steps of the training, and the one before which something happens."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Two processes of a cluster as users have them: tasks of workers that die are repeated."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs="CRITICAL"
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    with Client(cluster) as connected:
+        connected.wait_for_workers(2)
+        yield connected
+
+
+def fault(folder: Path, rank: int, how: Callable[[], None], **more: bool) -> ranking.Fault:
+    return ranking.Fault(rank, AT, how, str(folder / "struck"), **more)
+
+
+def work(folder: Path, struck: ranking.Fault | None = None) -> partial[dict[str, int]]:
+    return partial(ranking.count_up, folder=str(folder), steps=STEPS, fault=struck)
+
+
+def test_without_a_fault(client: Client, tmp_path: Path) -> None:
+    answer = run_ranks(work(tmp_path), client, 2, device="cpu")
+    assert (answer["began"], answer["world"], answer["sum"]) == (0, 2, 2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", [breaking.kill, breaking.segfault], ids=lambda f: f.__name__)
+def test_a_rank_that_dies(
+    how: Callable[[], None], rank: int, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Well within the patience of torch, the other rank has ended and two new ones have gone on."""
+    monkeypatch.setattr(launch, "SETTLE", 60.0)
+    struck = fault(tmp_path, rank, how)
+    answer = run_ranks(work(tmp_path, struck), client, 2, device="cpu", grace=5.0)
+    (pid,) = struck.pids
+    assert not psutil.pid_exists(pid)
+    assert answer["began"] == AT  # from the last checkpoint, not from the start
+    assert (answer["world"], answer["sum"]) == (2, 2)
+
+
+def test_a_rank_that_hangs(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process lives, and so do its connections: nothing but its silence tells."""
+    monkeypatch.setattr(launch, "SILENCE", 3.0)
+    struck = fault(tmp_path, 1, breaking.freeze)
+    answer = run_ranks(work(tmp_path, struck), client, 2, device="cpu", grace=2.0)
+    (pid,) = struck.pids
+    assert not psutil.pid_exists(pid)
+    assert (answer["began"], answer["world"]) == (AT, 2)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "said"),
+    [(ranking.dies, ArithmeticError, "one rank alone has failed"), (ranking.refuses, TrainError, "chips 3, 8")],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_would_happen_again_is_not_tried_again(
+    how: Callable[[], None], kind: type[Exception], said: str, rank: int, client: Client, tmp_path: Path
+) -> None:
+    struck = fault(tmp_path, rank, how, once=False)
+    with pytest.raises(kind, match=said):
+        run_ranks(work(tmp_path, struck), client, 2, device="cpu")
+    assert len(struck.pids) == 1
+    after = run_ranks(work(tmp_path), client, 2, device="cpu")  # the workers are as good as new
+    assert after["began"] == AT
+
+
+def test_a_connection_that_breaks_is_tried_again(client: Client, tmp_path: Path) -> None:
+    struck = fault(tmp_path, 1, ranking.breaks_the_connection)
+    answer = run_ranks(work(tmp_path, struck), client, 2, device="cpu")
+    assert (answer["began"], answer["world"]) == (AT, 2)
+
+
+def test_attempts_come_to_an_end(client: Client, tmp_path: Path) -> None:
+    struck = fault(tmp_path, 1, breaking.kill, once=False)
+    with pytest.raises(ClusterError, match=r"failed 2 times, last with: the worker of rank 1 of 2 is gone"):
+        run_ranks(work(tmp_path, struck), client, 2, device="cpu", attempts=2, grace=5.0)
+    assert len(set(struck.pids)) == 2
+
+
+def test_a_launch_that_is_interrupted_leaves_no_rank_behind(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, as it comes while the client waits, with a rank that would go on for minutes."""
+    struck, seen = fault(tmp_path, 1, breaking.freeze), []
+    land = launch._Attempt._land
+
+    def interrupted(self: launch._Attempt[dict[str, int]]) -> None:
+        land(self)
+        if Path(struck.marker).exists():
+            seen.extend(place.pid for place in self.places)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(launch._Attempt, "_land", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_ranks(work(tmp_path, struck), client, 2, device="cpu")
+    assert len(seen) == 2
+    assert not any(map(psutil.pid_exists, seen))
+    assert run_ranks(work(tmp_path), client, 2, device="cpu")["began"] == AT
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[Client]:
+    """Two workers that nobody starts again."""
+    with LocalCluster(n_workers=0, dashboard_address=":0", silence_logs="CRITICAL") as scheduler:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler.scheduler_address, "--no-nanny"]
+        command += ["--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path / "scratch")]
+        path = os.pathsep.join([str(Path(ranking.__file__).parent), os.environ.get("PYTHONPATH", "")])
+        workers = [
+            subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL)
+            for _ in range(2)
+        ]
+        try:
+            with Client(scheduler) as connected:
+                connected.wait_for_workers(2, timeout=60)
+                yield connected
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+
+
+def test_those_that_are_left_go_on(bare: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "SETTLE", 3.0)
+    struck = fault(tmp_path, 0, breaking.kill)
+    answer = run_ranks(work(tmp_path, struck), bare, 2, device="cpu")
+    assert (answer["began"], answer["world"], answer["sum"]) == (AT, 1, 1)
+
+
+def test_a_rank_that_hangs_where_nobody_can_restart_it(bare: Client, tmp_path: Path) -> None:
+    """An error that says so, rather than a wait without end."""
+    struck = ranking.Fault(1, AT, ranking.sleeps, str(tmp_path / "struck"))
+    other = ranking.Fault(0, AT, ranking.dies, str(tmp_path / "other"))
+    with pytest.raises(ClusterError, match=r"do not end.*no nanny"):
+        run_ranks(partial(ranking.two_faults, first=struck, second=other), bare, 2, device="cpu", grace=1.0)
