@@ -22,8 +22,8 @@ from harness import CASES, TILE, alternately, cube, geobox, pixels, report, task
 import xgfm
 from xgfm.cube.overpass import Overpass
 from xgfm.cube.publish import write_granule
-from xgfm.infer.device import dtype_of, ready
-from xgfm.infer.inputs import lattice_origin
+from xgfm.infer.device import batch_size, dtype_of, ready
+from xgfm.infer.inputs import lattice_origin, window_values
 from xgfm.models.handle import ModelHandle
 from xgfm.windows import AxisPlan
 
@@ -74,7 +74,9 @@ def rates(case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure one model."""
     handle: ModelHandle = task(case)
     spec, device = handle.spec, args.device
-    sample = torch.Size((args.batch, 6, spec.frames, spec.window, spec.window))
+    values = window_values(spec.model, spec.frames, spec.window)
+    at_once = args.batch or batch_size(device, 2 * values)
+    sample = torch.Size((at_once, 6, spec.frames, spec.window, spec.window))
     with tempfile.TemporaryDirectory() as name:
         stored, items = write_inputs(Path(name), spec.frames, args.size)
         box = geobox(args.size, args.size)
@@ -86,19 +88,19 @@ def rates(case: str, args: argparse.Namespace) -> dict[str, Any]:
 
         def forward() -> None:
             with torch.inference_mode():
-                for _ in range(-(-windows // args.batch)):
+                for _ in range(-(-windows // at_once)):
                     module(x)
             _wait(device)
 
         def fed(source: xr.DataArray) -> None:
-            options = {"precision": args.precision, "device": device, "batch_size": args.batch}
+            options = {"precision": args.precision, "device": device, "batch_size": at_once}
             with dask.config.set(scheduler="threads", num_workers=args.readers):
                 xgfm.predict(source, handle, **options).compute()
 
         opened = xgfm.open_items(items, bounds=tuple(box.boundingbox))
         calls = {"forward": forward, "zarr": lambda: fed(stored), "cog": lambda: fed(opened)}
         costs = alternately(calls, args.repeats)
-    whole = -(-windows // args.batch) * args.batch
+    whole = -(-windows // at_once) * at_once
     speed = {n: (whole if n == "forward" else windows) / c.wall for n, c in costs.items()}
     km2 = (args.size * 0.03) ** 2
     return {
@@ -119,7 +121,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1536, help="rows and columns of the region, pixels")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
-    parser.add_argument("--batch", type=int, default=8, help="windows at once")
+    parser.add_argument("--batch", type=int, help="windows at once; by default what suits the device")
     parser.add_argument("--readers", type=int, default=4, help="Dask threads")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()

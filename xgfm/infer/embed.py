@@ -22,7 +22,7 @@ from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
 from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
-from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
+from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.models import registry
 from xgfm.models.handle import load_model, load_task
@@ -148,6 +148,7 @@ def embed(
         spec.image_size,
         checked.sizes["time"],
         scale=patch,
+        window_values=window_values(spec, checked.sizes["time"], spec.image_size),
         name=spec.name,
     )
     out = map_windows(
@@ -161,7 +162,7 @@ def embed(
         dtype=dtype,
         scale=patch,
     )
-    facts = {"layer": layer, "frames": checked.sizes["time"], "halo": halo, **model_facts(handle)}
+    facts = {"layer": layer, "steps": checked.sizes["time"], "halo": halo, **model_facts(handle)}
     return _array(out[0], geobox.zoom_out(patch), spec, facts)
 
 

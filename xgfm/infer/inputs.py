@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from xgfm.models.handle import ModelHandle
-    from xgfm.models.spec import Coordinate, Statistics
+    from xgfm.models.spec import Coordinate, ModelSpec, Statistics
 
 
 def pixels_of(
@@ -52,6 +52,13 @@ def context_of(cube: xr.DataArray, geobox: GeoBox, told: Collection[Coordinate])
         a, b, c, d, e, f = tuple(geobox.transform)[:6]
         place = Place(geobox.crs.to_wkt(), (a, b, c, d, e, f))
     return Context(times, place)
+
+
+def window_values(model: ModelSpec, frames: int, window: int) -> int:
+    """Return the size of the largest tensor of an encoder's pass over one window: an MLP's hidden layer."""
+    deep, high, wide = model.patch_size
+    tokens = (frames // deep) * -(-window // high) * -(-window // wide) + 1
+    return round(tokens * model.embed_dim * model.mlp_ratio)
 
 
 def lattice_origin(geobox: GeoBox) -> tuple[int, int]:

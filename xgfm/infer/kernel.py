@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -21,7 +21,17 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "torch", "inference") from error
 
-from xgfm.infer.device import alone, batch_size, beside, fetching, in_parts, set_threads, under_way, used_here
+from xgfm.infer.device import (
+    alone,
+    batch_size,
+    beside,
+    fetching,
+    in_parts,
+    keep_memory,
+    set_threads,
+    under_way,
+    used_here,
+)
 from xgfm.infer.pixels import Pixels, check_values, normalise
 
 _VALUES = 1 << 26
@@ -74,6 +84,8 @@ class Settings:
     """Share of valid pixels under which a window is left out; a window without any always is."""
     batch_size: int | None = None
     """Windows that go through the model at once; None for what suits the device."""
+    window_values: int = 0
+    """Of the largest tensor that the model makes of one window; 0 where that is not known."""
     name: str = "model"
     """Of the task or model, for messages."""
 
@@ -142,6 +154,7 @@ def run(
     TaskError
         Where the model answers NaN.
     """
+    keep_memory()
     set_threads()
     check_values(block, settings.pixels)
     with under_way(device) as stream, torch.inference_mode():
@@ -227,9 +240,11 @@ def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
 
 def batches(pixels: _Prepared, place: Block, settings: Settings) -> Iterator[Batch]:
     """Batch the windows of a block, over groups too."""
-    size = settings.batch_size or batch_size(str(pixels.x.device))
-    for start in range(0, len(pixels.cuts), size):
-        cuts = pixels.cuts[start : start + size]
+    count, itemsize = len(pixels.cuts), pixels.x.element_size()
+    most = settings.batch_size or batch_size(str(pixels.x.device), settings.window_values * itemsize)
+    ends = np.linspace(0, count, -(-count // most) + 1).round().astype(int)  # even ones: a batch of one is slow
+    for start, stop in pairwise(ends):
+        cuts = pixels.cuts[start:stop]
         x, valid = (torch.stack([_cut(t, c, place, settings) for c in cuts]) for t in (pixels.x, pixels.valid))
         yield Batch(x, valid, cuts, None, None)
 

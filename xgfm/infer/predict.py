@@ -26,7 +26,7 @@ from xgfm.infer.augment import averaged_over_d4
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
 from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
-from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
+from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.infer.layers import LAYERS, layer_count, map_layers, missing
 from xgfm.models import registry
@@ -168,6 +168,7 @@ def predict(
         blend=2 * halo if blend else 0,
         min_valid=min_valid,
         batch_size=batch_size,
+        window_values=window_values(spec.model, spec.frames, spec.window),
         name=spec.name,
     )
     out = map_windows(

@@ -23,7 +23,7 @@ from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
 from xgfm.infer.device import check_device, pick
 from xgfm.infer.embed import check_frames
-from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of
+from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.models.handle import load_model
 from xgfm.models.spec import ModelSpec
@@ -128,6 +128,7 @@ def reconstruct(
         context_of(checked, geobox, spec.coords),
         spec.image_size,
         frames,
+        window_values=window_values(spec, frames, spec.image_size),
         name=spec.name,
     )
     kernel = _Reconstruct(handle, ratio, seed, origin, device, settings)

@@ -90,11 +90,14 @@ def measure_rate(
         Windows per second.
     """
     from xgfm.infer.device import batch_size, pick
+    from xgfm.infer.inputs import window_values
 
     options = Options() if options is None else options
     spec: TaskSpec = handle.spec
     halo = spec.halo if options.halo is None else options.halo
-    side = int(np.ceil(np.sqrt(options.batch_size or batch_size(pick(device or options.device)))))
+    values = window_values(spec.model, spec.frames, spec.window)
+    at_once = options.batch_size or batch_size(pick(device or options.device), 2 * values)
+    side = int(np.ceil(np.sqrt(at_once)))
     _predicted(handle, _noise(spec, halo, side), device, options)  # loads weights, chooses kernels
     taken = _predicted(handle, _noise(spec, halo, side), device, options)
     most = max((min(block, _PIXELS) - 2 * halo) // (spec.window - 2 * halo), side)
