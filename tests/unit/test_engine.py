@@ -167,7 +167,7 @@ class Broken(nn.Module):
 
 
 def test_a_device_whose_bf16_is_wrong_falls_back_to_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_native_bf16", lambda _: True)
+    monkeypatch.setattr(device, "native_bf16", lambda _: True)
     c, spec = cube(), task_spec(name="broken")
     expected = predict(c, Handle(spec, Broken())).broken.values
     with pytest.warns(UserWarning, match="bf16 on cpu is wrong for this model .* fp32 is used"):

@@ -168,7 +168,7 @@ def ready(
     Weights are cast once: that is faster than autocast, which casts them at every call, at an equal error.
     """
     module = handle.load(device)
-    if precision == "fp32" or (precision == "auto" and not _native_bf16(device)):
+    if precision == "fp32" or (precision == "auto" and not native_bf16(device)):
         return module
     with _LOCK:
         place = (handle, device)
@@ -202,7 +202,8 @@ def in_parts(count: int, device: str, work: Callable[[int, int], Tensor]) -> Ten
                 torch.cuda.empty_cache()
 
 
-def _native_bf16(device: str) -> bool:
+def native_bf16(device: str) -> bool:
+    """Tell whether a device computes bf16 itself."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
