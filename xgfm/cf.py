@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-    from xgfm.models.spec import TaskSpec
+    from xgfm.models.spec import ClassInfo, TaskSpec
 
 CONVENTIONS = "CF-1.11"
 """Newest version that the IOOS checker and Zarr's CF convention know."""
@@ -86,15 +86,17 @@ def class_attrs(spec: TaskSpec) -> dict[str, Any]:
         attrs["comment"] = "demonstration of the software, trained on simulated data: a map of nothing real"
     if spec.kind == "regression":
         return {**attrs, "units": spec.units}
-    return {**attrs, **_flags(spec)}
+    return {**attrs, **class_flags(spec.classes)}
 
 
-def _flags(spec: TaskSpec) -> dict[str, Any]:
-    names = [c.name for c in spec.classes]
+def class_flags(classes: Iterable[ClassInfo]) -> dict[str, Any]:
+    """Return the flags of classes, numbered from 0, as `class_attrs` writes them."""
+    infos = list(classes)
+    names = [c.name for c in infos]
     return {
         "flag_values": list(range(len(names))),
         "flag_meanings": " ".join(flag_words(names)),
-        "flag_colors": " ".join(c.color for c in spec.classes),
+        "flag_colors": " ".join(c.color for c in infos),
         "class_names": names,
     }
 
@@ -218,7 +220,7 @@ def _class_coordinate(spec: TaskSpec) -> xr.DataArray:
     import xarray as xr
 
     numbers = np.arange(len(spec.classes), dtype="uint8")
-    return xr.DataArray(numbers, dims=CLASS_DIM, attrs={"long_name": "class", **_flags(spec)})
+    return xr.DataArray(numbers, dims=CLASS_DIM, attrs={"long_name": "class", **class_flags(spec.classes)})
 
 
 def _variable_attrs(name: str, spec: TaskSpec | None) -> dict[str, Any]:
