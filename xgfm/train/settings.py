@@ -136,6 +136,10 @@ class TrainSettings(_Record):
     )
     """What a base's weights file holds, where its own name does not say so."""
     task: TaskSettings = Field(default=TaskSettings(), description="a mapping of name, title, decoder, window, halo")
+    fraction: Annotated[float, Field(strict=True, gt=0, le=1)] = Field(
+        default=1.0, description="a share of the training chips, above 0 up to 1"
+    )
+    """Share of the training chips that is used, in whole spatial groups that ``seed`` chooses; nested over shares."""
     method: Method = Field(default="full", description="full, frozen, head, lora or scratch")
     """All weights; the encoder fixed; the last layer alone; low-rank adapters in a fixed encoder, and the decoder; all
     weights, from random ones."""
