@@ -7,7 +7,7 @@ A forest reads chips in small lots; its training pixels are in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch

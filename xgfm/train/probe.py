@@ -1,16 +1,15 @@
 """A task from embeddings and a handful of labels, without training the encoder.
 
-In: embeddings ``(feature, y, x)`` from `xgfm.embed`, in memory, lazy or reopened from a store, and labels. Out: a handle
-of a task that predicts from a cube: the encoder, and a linear layer or the labelled examples themselves on top of it.
-Only the patches under labelled pixels are computed.
+In: embeddings ``(feature, y, x)`` from `xgfm.embed`, in memory, lazy or reopened from a store, and labels. Out: a
+handle of a task that predicts from a cube: the encoder, and a linear layer or the labelled examples themselves on top
+of it. Only the patches under labelled pixels are computed.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,7 +25,8 @@ from xgfm.infer.embed import NO_FEATURE, encoder_of, encoder_spec, loaded
 from xgfm.models.folder import save_task
 from xgfm.models.handle import ModelHandle, load_task, register_task
 from xgfm.models.probed import Head, ProbedEncoder
-from xgfm.models.spec import ClassInfo, ModelSpec, TaskSpec
+from xgfm.models.spec import ModelSpec, TaskSpec
+from xgfm.train.labels import labels as drawn_labels
 from xgfm.train.legend import classes_of
 from xgfm.train.linear import fit_logistic, fit_ridge
 
@@ -106,8 +106,8 @@ def probe(
     spec = encoder_spec(handle)
     label = labels if isinstance(labels, xr.DataArray) else _drawn(labels, array, spec, label_options)
     examples = _examples(array, label, samples, seed)
-    classes = () if label.dtype.kind == "f" else classes_of(label)
-    task = _task(array, spec, classes, kind, examples, neighbours, name, title or f"{kind} probe of {spec.title}")
+    task = _task(array, spec, label, kind, examples, neighbours)
+    task = replace(task, name=name, title=title or f"{kind} probe of {spec.title}")
     fitted = _fitted(task, examples, penalty)
     register_task(task, build=_Build(handle, fitted))
     known = load_task(name)
@@ -187,11 +187,9 @@ def _decoded(array: xr.DataArray, values: NDArray[Any]) -> Floats:
 
 def _drawn(source: Any, array: xr.DataArray, spec: ModelSpec, options: dict[str, Any]) -> xr.DataArray:
     """Labels of a file or of geometries, on the pixels that the patches are made of."""
-    from xgfm.train.labels import labels
-
     pixels = geobox_of(array).zoom_out(1 / spec.patch_size[1])
-    grid = with_grid(xr.DataArray(np.zeros(pixels.shape, "uint8"), dims=("y", "x")), pixels)
-    return labels(source, grid, **options)
+    nothing = np.broadcast_to(np.uint8(0), pixels.shape)
+    return drawn_labels(source, with_grid(xr.DataArray(nothing, dims=("y", "x")), pixels), **options)
 
 
 def _examples(array: xr.DataArray, label: xr.DataArray, samples: int, seed: int) -> Examples:
@@ -258,13 +256,12 @@ def _features(array: xr.DataArray, rows: NDArray[np.int64], columns: NDArray[np.
 def _task(
     array: xr.DataArray,
     spec: ModelSpec,
-    classes: Sequence[ClassInfo],
+    label: xr.DataArray,
     kind: str,
     examples: Examples,
     neighbours: int,
-    name: str,
-    title: str,
 ) -> TaskSpec:
+    """Return the record of a probe, but for its name."""
     if kind not in get_args(Head):
         raise TaskError(f"kind={kind!r}: expected one of {list(get_args(Head))}")
     regression = examples.targets.dtype.kind == "f"
@@ -280,11 +277,11 @@ def _task(
             raise LabelError(f"neighbours={neighbours}: there are {count} labelled examples; give 1 to {count}")
         architecture |= {"examples": count, "neighbours": neighbours, "regression": regression}
     return TaskSpec(
-        name=name,
-        title=title,
+        name="probe",
+        title="probe",
         model=spec,
         statistics=spec.statistics,
-        classes=tuple(classes),
+        classes=() if regression else classes_of(label),
         architecture=architecture,
         kind="regression" if regression else "segmentation",
         frames=int(array.attrs["steps"]),
@@ -292,6 +289,7 @@ def _task(
         halo=int(array.attrs.get("halo", spec.patch_size[1])),
         pixel_size=spec.pixel_size,
         coords=spec.coords,
+        units=str(label.attrs.get("units", "1")) if regression else "1",
         licence=spec.licence,
     )
 
