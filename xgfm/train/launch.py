@@ -92,10 +92,10 @@ def launch(
     )
 
 
-def _train(settings: TrainSettings, ranks: Ranks) -> TrainResult:
+def _train(settings: TrainSettings, ranks: Ranks) -> TrainResult:  # noqa: ARG001 - `train` finds them itself
     from xgfm.train.trainer import train
 
-    return train(settings, rank=ranks.rank, world=ranks.world)
+    return train(settings)
 
 
 def run_ranks(
