@@ -6,11 +6,12 @@ In: rows of the history. Out: the same numbers there. Each package is imported w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from xgfm.errors import MissingExtraError
+from xgfm.train.history import History
 from xgfm.train.settings import TrainSettings
 
 _RUN = "mlflow.txt"
@@ -32,11 +33,39 @@ def loggers(settings: TrainSettings, folder: Path, step: int) -> list[Logger]:
     return [made[name](settings, folder, step) for name in dict.fromkeys(settings.log) if name in made]
 
 
-def log(loggers: Iterable[Logger], row: Mapping[str, float]) -> None:
-    """Give a row to each logger."""
-    values = {k: float(v) for k, v in row.items() if k != "step" and v is not None and math.isfinite(v)}
-    for logger in loggers:
-        logger.log(int(row["step"]), values)
+class Records:
+    """The history of a run, and every other place that follows it.
+
+    Parameters
+    ----------
+    settings, folder
+        Of the run.
+    size
+        Bytes of the history that belong to the checkpoint that is gone on from.
+    step
+        Steps that were taken before.
+    """
+
+    def __init__(self, settings: TrainSettings, folder: Path, size: int, step: int) -> None:
+        self.history = History(folder, size)
+        self.loggers = loggers(settings, folder, step + 1)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Take a row of the history."""
+        self.history.add(row)
+        values = {name: float(value) for name, value in row.items() if name != "step" and math.isfinite(value)}
+        for logger in self.loggers:
+            logger.log(int(row["step"]), values)
+
+    def sync(self) -> int:
+        """See the history on the disk; return how many bytes it is."""
+        return self.history.sync()
+
+    def close(self) -> None:
+        """Close them all."""
+        self.history.close()
+        for logger in self.loggers:
+            logger.close()
 
 
 class _TensorBoard:

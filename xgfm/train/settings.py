@@ -26,8 +26,8 @@ Monitor = Literal["auto", "loss", "mean_iou", "accuracy", "rmse", "mae"]
 LEARNING_RATES: dict[Method, float] = {"full": 1e-4, "frozen": 1e-3, "head": 1e-3, "lora": 1e-3, "scratch": 5e-4}
 """What ``lr`` is where it is not given: weights that know something are moved little."""
 LOSSES = ("cross_entropy", "dice", "focal", "mse", "mae", "huber")
-_RUNNING = ("folder", "device", "log", "keep")
-"""Keys that change nothing of what is computed."""
+_RUNNING = ("chips", "folder", "device", "log", "keep")
+"""Keys that change nothing of what is computed; chips are told apart by their digest."""
 
 
 def _several(value: Any) -> Any:
