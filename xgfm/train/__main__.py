@@ -1,7 +1,7 @@
 """Training as its own program, one process or many: ``torchrun --nproc-per-node 4 -m xgfm.train settings.yaml``.
 
-In: a file of settings, and what torchrun or srun says of this process. Out: the folder that the settings name; exit code
-0 where training is over, else 1 with one line that says why.
+In: a file of settings, and what torchrun or srun says of this process. Out: the folder that the settings name; exit
+code 0 where training is over, else 1 with one line that says why.
 """
 
 from __future__ import annotations
