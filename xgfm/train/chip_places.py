@@ -19,6 +19,7 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from xgfm.jobs.region import DEGREES, transformer
+from xgfm.train.label_grid import applied
 
 _RADIUS = 6_371_007.2
 """Metres: of the sphere with the Earth's surface."""
@@ -42,7 +43,7 @@ class Places:
             mine = source == number
             row, column = (table.loc[mine, name].to_numpy("float64")[:, None] + 0.5 for name in ("row", "column"))
             away = float(size - 1)
-            x, y = geobox.transform * (column + np.array([0, away, away, 0]), row + np.array([0, 0, away, away]))
+            x, y = applied(geobox.transform, column + np.array([0, away, away, 0]), row + np.array([0, 0, away, away]))
             corners[mine] = np.stack(np.broadcast_arrays(x, y), axis=-1)
         return cls(corners, source, tuple(geoboxes))
 

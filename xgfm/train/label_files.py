@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from pyproj.exceptions import CRSError
 
+from xgfm.cube.hrefs import redacted
 from xgfm.errors import LabelError, MissingExtraError
 
 VECTOR_FILES = (".shp", ".geojson", ".json", ".gpkg", ".fgb", ".parquet", ".geoparquet")
@@ -82,13 +83,13 @@ class Features:
         return Features(self.geometry[rows], columns, self.crs, self.name)
 
 
-def read_vector(path: Path, *, layer: str | None = None) -> Features:
+def read_vector(href: str | Path, *, layer: str | None = None) -> Features:
     """Read a vector file.
 
     Parameters
     ----------
-    path : Path
-        One of `VECTOR_FILES`.
+    href : str or Path
+        One of `VECTOR_FILES`; or a URL of one, which GDAL reads.
     layer : str, optional
         Of a file with several.
 
@@ -104,9 +105,17 @@ def read_vector(path: Path, *, layer: str | None = None) -> Features:
     MissingExtraError
         pyogrio (GDAL's vector formats) or pyarrow (GeoParquet) is not installed.
     """
+    if is_remote(href):
+        return _read_ogr(str(href), redacted(str(href).rsplit("/", 1)[-1]), layer)
+    path = Path(href)
     if not path.is_file():
         raise LabelError(f"there is no file {str(path)!r}; give the path of a vector or raster file of labels")
-    return _read_parquet(path) if path.suffix.lower() in PARQUET_FILES else _read_ogr(path, layer)
+    return _read_parquet(path) if path.suffix.lower() in PARQUET_FILES else _read_ogr(str(path), path.name, layer)
+
+
+def is_remote(href: str | Path) -> bool:
+    """Return whether GDAL, and not the file system, is asked for a file."""
+    return "://" in str(href) or str(href).startswith("/vsi")
 
 
 def from_frame(frame: Any) -> Features:
@@ -160,25 +169,25 @@ def _column(values: list[Any]) -> NDArray[Any]:
     return pd.Series(values).to_numpy()
 
 
-def _read_ogr(path: Path, layer: str | None) -> Features:
+def _read_ogr(path: str, name: str, layer: str | None) -> Features:
     try:
         import pyogrio
     except ImportError as error:
-        raise MissingExtraError("pyogrio", "vector", f"reading {path.name!r}") from error
+        raise MissingExtraError("pyogrio", "vector", f"reading {name!r}") from error
     try:
-        layers = [str(name) for name, _ in pyogrio.list_layers(path)]
+        layers = [str(each) for each, _ in pyogrio.list_layers(path)]
         if layer is None and len(layers) != 1:
-            raise LabelError(f"{path.name} has the layers {', '.join(layers)}; choose one, layer={layers[0]!r}")
+            raise LabelError(f"{name} has the layers {', '.join(layers)}; choose one, layer={layers[0]!r}")
         if layer is not None and layer not in layers:
-            raise LabelError(f"{path.name} has no layer {layer!r}; it has {', '.join(layers)}")
+            raise LabelError(f"{name} has no layer {layer!r}; it has {', '.join(layers)}")
         meta, _, geometry, fields = pyogrio.raw.read(path, layer=layer or layers[0], force_2d=True)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise LabelError(f"{path.name} cannot be read as a vector file ({error})") from error
-    crs = crs_of(meta["crs"], path.name) if meta["crs"] else None
+        raise LabelError(f"{name} cannot be read as a vector file ({redacted(str(error))})") from error
+    crs = crs_of(meta["crs"], name) if meta["crs"] else None
     if geometry is None:
-        raise LabelError(f"{path.name} has no geometries; give a file of polygons, lines or points")
+        raise LabelError(f"{name} has no geometries; give a file of polygons, lines or points")
     columns = dict(zip(map(str, meta["fields"]), fields, strict=True))
-    return Features(_from_wkb(geometry, path.name), columns, crs, path.name)
+    return Features(_from_wkb(geometry, name), columns, crs, name)
 
 
 def _read_parquet(path: Path) -> Features:

@@ -23,6 +23,7 @@ from xgfm.train.legend import Legend
 
 if TYPE_CHECKING:
     import dask.array as da
+    from affine import Affine
 
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]
 """Sizes of the chunks along y and x."""
@@ -33,6 +34,14 @@ class Part(Protocol):
 
     def read(self) -> NDArray[Any]:
         """Return the block, ``(y, x)``."""
+
+
+def applied(transform: Affine, columns: Any, rows: Any) -> tuple[Any, Any]:
+    """Return x and y of columns and rows, or the reverse with the inverse transform."""
+    return (
+        transform.a * columns + transform.b * rows + transform.c,
+        transform.d * columns + transform.e * rows + transform.f,
+    )
 
 
 def gridded(part_of: Callable[[GeoBox], Part], geobox: GeoBox, chunks: Chunks | None, dtype: str) -> Any:
@@ -129,7 +138,9 @@ def burn(shapes: Shapes, geobox: GeoBox, chunks: Chunks | None) -> Any:
 class Source(Protocol):
     """A raster that windows are read from."""
 
-    geobox: GeoBox
+    @property
+    def geobox(self) -> GeoBox:
+        """The raster's own grid."""
 
     def window(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Return values ``(y, x)``."""
@@ -180,10 +191,10 @@ def _positions(source: GeoBox, target: GeoBox) -> tuple[NDArray[np.int64], NDArr
     """Row and column of the source pixels that hold the target's pixel centres, ``(y, x)`` each; -1 where none can."""
     height, width = target.shape
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    x, y = target.transform * (columns, rows)
+    x, y = applied(target.transform, columns, rows)
     if source.crs != target.crs:
         x, y = transformer(target.crs, source.crs).transform(x, y)
-    columns, rows = ~source.transform * (x, y)
+    columns, rows = applied(~source.transform, x, y)
     known = np.isfinite(rows) & np.isfinite(columns)
     # A centre on the edge of two pixels belongs to the next one, whatever the last digit says.
     return tuple(np.where(known, np.floor(np.where(known, p, -1) + 1e-6), -1).astype("int64") for p in (rows, columns))  # type: ignore[return-value]

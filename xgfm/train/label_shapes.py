@@ -19,6 +19,7 @@ from xgfm.errors import LabelError
 from xgfm.grid import crs_name
 from xgfm.jobs.region import DEGREES, transformer
 from xgfm.train.label_files import Features, crs_of
+from xgfm.train.label_grid import applied
 
 Invalid = Literal["raise", "mend"]
 
@@ -171,7 +172,7 @@ def pixel_metres(geobox: GeoBox) -> tuple[float, float]:
     """Return height and width of a pixel at the grid's centre, in metres on the ground."""
     rows, columns = (size / 2 for size in geobox.shape)
     offsets = np.array([[0, 0], [1, 0], [0, 1]]) - 0.5
-    x, y = geobox.transform * (columns + offsets[:, 1], rows + offsets[:, 0])
+    x, y = applied(geobox.transform, columns + offsets[:, 1], rows + offsets[:, 0])
     lon, lat = transformer(geobox.crs, DEGREES).transform(x, y)
     geod = DEGREES.proj.get_geod()
     _, _, metres = geod.inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])

@@ -79,6 +79,8 @@ def opened(source: Any, hints: Hints) -> Opened:
 
 
 def _from_path(href: str, hints: Hints) -> Opened:
+    if label_files.is_remote(href):
+        return _from_remote(href, hints)
     path = Path(href).expanduser()
     if path.suffix.lower() in (".json", ".geojson"):
         document = _json(path)
@@ -89,8 +91,16 @@ def _from_path(href: str, hints: Hints) -> Opened:
         return _from_geojson(document, path.name, path.parent, hints)
     if path.suffix.lower() in VECTOR_FILES:
         return Opened(features=(label_files.read_vector(path, layer=hints.layer),), source=path.name)
-    if "://" not in href and not href.startswith("/vsi") and not path.exists():
+    if not path.exists():
         raise LabelError(f"there is no file {href!r}; give the path of a vector or raster file of labels")
+    raster = label_rasters.open_raster(path, crs=hints.crs, nodata=hints.nodata)
+    return Opened(rasters=(raster,), source=raster.name)
+
+
+def _from_remote(href: str, hints: Hints) -> Opened:
+    if href.split("?")[0].lower().endswith(VECTOR_FILES):
+        features = label_files.read_vector(href, layer=hints.layer)
+        return Opened(features=(features,), source=features.name)
     raster = label_rasters.open_raster(href, crs=hints.crs, nodata=hints.nodata)
     return Opened(rasters=(raster,), source=raster.name)
 

@@ -27,6 +27,7 @@ COLUMN = "label"
 """Attribute that holds the label."""
 SHAPES = ("polygonlabels", "rectanglelabels", "ellipselabels", "keypointlabels", "brushlabels")
 """Kinds of results that are read."""
+_UNNAMED = ("polygon", "rectangle", "ellipse", "keypoint", "brush")
 _SIDE = 32
 """Corners of a drawn ellipse."""
 
@@ -203,7 +204,9 @@ def _features(results: Sequence[Mapping[str, Any]], place: Georeference, name: s
     labels: list[str] = []
     for result in results:
         kind, value = str(result.get("type")), result.get("value") or {}
-        if kind not in SHAPES:
+        if kind in _UNNAMED:
+            raise LabelError(f"{name} holds a {kind} without a label; draw it with <{kind.title()}Labels>")
+        if kind not in SHAPES:  # choices, texts, ratings: they say nothing of the ground
             continue
         _check_size(result, place, name)
         for shape in _drawn(kind, value, place, name):

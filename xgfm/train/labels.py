@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import shapely
 import xarray as xr
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -21,18 +22,16 @@ from odc.geo.geobox import GeoBox
 from xgfm.cf import NODATA, class_flags, fill_encoding
 from xgfm.errors import LabelError
 from xgfm.grid import geobox_of, with_grid
+from xgfm.jobs.region import transformer
 from xgfm.train.label_files import Features, joined
 from xgfm.train.label_grid import Chunks, RasterPart, Shapes, burn, gridded
+from xgfm.train.label_order import LabelWarning, dates_of, drawing_order, steps_of
 from xgfm.train.label_rasters import Raster
 from xgfm.train.label_shapes import Invalid, extent, place_of, placed
 from xgfm.train.label_sources import Hints, Opened, opened
 from xgfm.train.legend import Legend, LegendEntry
 
 NAME = "label"
-
-
-class LabelWarning(UserWarning):
-    """Some labels could not be used; the message says how many, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +173,11 @@ def _of_features(
         )
     features = _with_value(joined(parts), name)
     values = _numbers(features, name) if legend is None else _indexes(features, name, legend)
-    order = _order(features, values, legend, rules.priority)
+    order = drawing_order(features, values, legend, rules.priority)
     features, values = features.take(order), values[order]
     if times is None:
         return burn(Shapes(features.geometry, values, rules.all_touched), geobox, chunks), legend
-    steps = _steps(_dates(features, rules.time_column or ""), times, rules.tolerance, found.source)
+    steps = steps_of(dates_of(features, rules.time_column or ""), times, rules.tolerance, found.source)
     maps = []
     for step in range(len(times)):
         rows = np.flatnonzero(steps == step)
@@ -231,61 +230,6 @@ def _numbers(features: Features, name: str) -> NDArray[np.float32]:
         ) from error
 
 
-def _order(
-    features: Features, values: NDArray[Any], legend: Legend | None, priority: str | Sequence[str] | None
-) -> NDArray[np.int64]:
-    """Rows from the lowest to the one on top."""
-    if priority is None:
-        return np.arange(len(features))
-    if isinstance(priority, str):
-        column = features.column(priority, "priority")
-        return np.argsort(pd.factorize(column, sort=True)[0], kind="stable")
-    if legend is None:
-        raise LabelError("priority= names classes, but a regression target has none; name an attribute")
-    ranks = np.zeros(NODATA + 1, "int64")
-    for rank, name in enumerate(reversed(list(priority)), 1):
-        ranks[legend.index_of(name)] = rank
-    return np.argsort(ranks[values], kind="stable")
-
-
-# ---- dates
-
-
-def _dates(features: Features, name: str) -> NDArray[np.datetime64]:
-    column = features.column(name, "time_column")
-    if column.dtype.kind in "iuf":
-        raise LabelError(f"column {name!r} of {features.name} holds numbers; expected dates, 2024-07-02")
-    try:
-        stamps = pd.to_datetime(pd.Series(column), utc=True, format="ISO8601" if column.dtype.kind == "O" else None)
-    except (ValueError, TypeError) as error:
-        raise LabelError(f"column {name!r} of {features.name} does not hold dates ({error})") from error
-    return stamps.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
-
-
-def _steps(
-    dates: NDArray[np.datetime64], times: NDArray[np.datetime64], tolerance: pd.Timedelta, source: str
-) -> NDArray[np.int64]:
-    """Nearest time step of each date, -1 where it is too far."""
-    gaps = np.abs(dates[:, None] - times[None, :])
-    steps = np.where(np.isnat(dates), -1, np.argmin(gaps, axis=1))
-    far = np.isnat(dates) | (gaps.min(axis=1) > tolerance.to_timedelta64())
-    if far.all():
-        known = dates[~np.isnat(dates)]
-        period = f"{str(known.min())[:10]} to {str(known.max())[:10]}" if known.size else "no date"
-        raise LabelError(
-            f"the labels of {source} ({period}) do not meet the cube ({str(times.min())[:10]} to "
-            f"{str(times.max())[:10]}) within {tolerance}; give labels of this period, or a larger tolerance="
-        )
-    if far.any():
-        warnings.warn(
-            f"{int(far.sum())} of {far.size} labels of {source} lie more than {tolerance} from every date of the cube "
-            "and are left out",
-            LabelWarning,
-            stacklevel=4,
-        )
-    return np.where(far, -1, steps)
-
-
 def _stack(maps: list[Any]) -> Any:
     if isinstance(maps[0], np.ndarray):
         return np.stack(maps)
@@ -316,7 +260,7 @@ def _of_rasters(
     if times is None:
         return _over(maps), legend
     dates = np.array([np.datetime64("NaT") if r.time is None else r.time for r in meeting], "datetime64[ns]")
-    steps = _steps(dates, times, rules.tolerance, found.source)
+    steps = steps_of(dates, times, rules.tolerance, found.source)
     empty = maps[0] * 0 + (NODATA if legend is not None else np.nan)
     empty = empty.astype(maps[0].dtype)
     return _stack(
@@ -325,12 +269,11 @@ def _of_rasters(
 
 
 def _meets(raster: Raster, geobox: GeoBox) -> bool:
-    theirs = (
-        raster.geobox.extent.to_crs(geobox.crs, resolution=float("inf"))
-        if raster.geobox.crs != geobox.crs
-        else (raster.geobox.extent)
-    )
-    return bool(theirs.geom.intersects(geobox.extent.geom))
+    """Whether the raster's outline, in its own CRS, meets that of the grid."""
+    there = transformer(geobox.crs, raster.geobox.crs)
+    left, bottom, right, top = there.transform_bounds(*geobox.boundingbox.bbox, densify_pts=51)
+    # Over the antimeridian the box is no box: then the pixels themselves decide.
+    return left > right or bool(raster.geobox.extent.geom.intersects(shapely.box(left, bottom, right, top)))
 
 
 def _regridded(raster: Raster, geobox: GeoBox, chunks: Chunks | None, legend: Legend | None) -> Any:

@@ -20,9 +20,10 @@ from xgfm.train.autocorrelation import Correlogram, correlogram
 from xgfm.train.chip_counts import candidates, common_classes, count_columns
 from xgfm.train.chip_places import Places, block_ids
 from xgfm.train.leakage import LeakageReport, LeakageWarning, leakage, report
+from xgfm.train.split_map import draw_splits
 from xgfm.train.splits import NAMES, NONE, Deal, deal, drawn
 
-__all__ = ["LeakageReport", "LeakageWarning", "count_columns", "leakage", "plan_chips", "split_table"]
+__all__ = ["LeakageReport", "LeakageWarning", "count_columns", "draw_splits", "leakage", "plan_chips", "split_table"]
 
 SPLITS = ("blocks", "tile", "year", "random")
 _GROUPS = 12

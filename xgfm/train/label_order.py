@@ -1,0 +1,77 @@
+"""Which feature lies on top, and to which date of the cube each belongs.
+
+In: features with their attributes. Out: the order that they are drawn in, and a time step for each. Arithmetic on
+attributes; nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from xgfm.cf import NODATA
+from xgfm.errors import LabelError
+from xgfm.train.label_files import Features
+from xgfm.train.legend import Legend
+
+
+class LabelWarning(UserWarning):
+    """Some labels could not be used; the message says how many, and why."""
+
+
+def drawing_order(
+    features: Features, values: NDArray[Any], legend: Legend | None, priority: str | Sequence[str] | None
+) -> NDArray[np.int64]:
+    """Return the rows from the lowest to the one on top (`labels` says by what)."""
+    if priority is None:
+        return np.arange(len(features))
+    if isinstance(priority, str):
+        column = features.column(priority, "priority")
+        return np.argsort(pd.factorize(column, sort=True)[0], kind="stable")
+    if legend is None:
+        raise LabelError("priority= names classes, but a regression target has none; name an attribute")
+    ranks = np.zeros(NODATA + 1, "int64")
+    for rank, name in enumerate(reversed(list(priority)), 1):
+        ranks[legend.index_of(name)] = rank
+    return np.argsort(ranks[values], kind="stable")
+
+
+def dates_of(features: Features, name: str) -> NDArray[np.datetime64]:
+    """Return an attribute as dates (UTC), NaT where it is empty."""
+    column = features.column(name, "time_column")
+    if column.dtype.kind in "iuf":
+        raise LabelError(f"column {name!r} of {features.name} holds numbers; expected dates, 2024-07-02")
+    try:
+        stamps = pd.to_datetime(pd.Series(column), utc=True, format="ISO8601" if column.dtype.kind == "O" else None)
+    except (ValueError, TypeError) as error:
+        raise LabelError(f"column {name!r} of {features.name} does not hold dates ({error})") from error
+    return stamps.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
+
+
+def steps_of(
+    dates: NDArray[np.datetime64], times: NDArray[np.datetime64], tolerance: pd.Timedelta, source: str
+) -> NDArray[np.int64]:
+    """Return the nearest time step of each date, -1 where it is too far; refuse where all are."""
+    gaps = np.abs(dates[:, None] - times[None, :])
+    steps = np.where(np.isnat(dates), -1, np.argmin(gaps, axis=1))
+    far = np.isnat(dates) | (gaps.min(axis=1) > tolerance.to_timedelta64())
+    if far.all():
+        known = dates[~np.isnat(dates)]
+        period = f"{str(known.min())[:10]} to {str(known.max())[:10]}" if known.size else "no date"
+        raise LabelError(
+            f"the labels of {source} ({period}) do not meet the cube ({str(times.min())[:10]} to "
+            f"{str(times.max())[:10]}) within {tolerance}; give labels of this period, or a larger tolerance="
+        )
+    if far.any():
+        warnings.warn(
+            f"{int(far.sum())} of {far.size} labels of {source} lie more than {tolerance} from every date of the cube "
+            "and are left out",
+            LabelWarning,
+            stacklevel=4,
+        )
+    return np.where(far, -1, steps)
