@@ -48,3 +48,21 @@ def check(item: dict[str, Any]) -> None:
         schema.validate({**item, "assets": {f"{number}": band for number, band in enumerate(bands)}})
     assert "https://stac-extensions.github.io/processing/v1.2.0/schema.json" in item["stac_extensions"]
     Draft7Validator({"required": list(PROCESSING), "properties": PROCESSING}).validate(item["properties"])
+
+
+def check_model(item: dict[str, Any]) -> None:
+    """Fail unless an Item of a trained model is valid: the core, and what `schemas/README.md` has of the extension."""
+    pystac.validation.validate_dict({**item, "stac_extensions": []})
+    schema = _schema(FOLDER / "mlm-v1.4.0-items.json")
+    classification = _schema(FOLDER / "classification-v2.0.0.json")
+    registry: Any = Registry().with_resources(
+        [(s["$id"].rstrip("#"), Resource.from_contents(s)) for s in (schema, classification)]
+    )
+    assert any("/mlm/v1.5" in uri for uri in item["stac_extensions"])
+    Draft7Validator(schema, registry=registry).validate({**item, "stac_extensions": [schema["$id"]]})
+    declared = {band["name"] for band in item["properties"]["bands"]}
+    for entry in item["properties"]["mlm:input"]:
+        dims = dict(zip(entry["input"]["dim_order"], entry["input"]["shape"], strict=True))
+        assert ("bands" in dims) == bool(entry["bands"])
+        assert dims.get("bands", 0) == len(entry["bands"])
+        assert set(entry["bands"]) <= declared

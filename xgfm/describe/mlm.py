@@ -79,7 +79,7 @@ def model_item(trained: Trained) -> dict[str, Any]:
             "created": _text(trained.created),
             "gsd": trained.task.pixel_size,
             "license": trained.task.licence or "other",
-            "bands": [{"name": name} for name in trained.task.bands],
+            "bands": _bands(trained.task),
             "processing:software": dict(trained.software),
             **_model(trained),
             "xgfm:scores": dict(trained.scores),
@@ -88,6 +88,14 @@ def model_item(trained: Trained) -> dict[str, Any]:
         "assets": _assets(trained),
     }
     return item if trained.bbox is None else {**item, "bbox": [float(edge) for edge in trained.bbox]}
+
+
+def _bands(task: TaskSpec) -> list[dict[str, str]]:
+    """Return the bands that the input names.
+
+    The extension looks for them in the properties, and STAC allows them there only if an asset has some, too.
+    """
+    return [{"name": name} for name in task.bands]
 
 
 def _model(trained: Trained) -> dict[str, Any]:
@@ -195,6 +203,7 @@ def _assets(trained: Trained) -> dict[str, Any]:
         "type": "application/octet-stream",
         "title": "weights",
         "roles": ["mlm:model", "mlm:weights", "data"],
+        "bands": _bands(trained.task),
         "mlm:artifact_type": "safetensors.torch.save_file",
         "file:size": trained.size,
         "file:checksum": _SHA256 + trained.digest,

@@ -7,6 +7,7 @@ its digest. Nothing is opened here, and torch is not imported.
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -72,14 +73,16 @@ def is_cached(source: str) -> bool:
 def hub_file(repo: str, filename: str, revision: str) -> tuple[Path, str]:
     """Return a file of a repository of the Hub, as it is there now, and the commit that it is of.
 
-    Where the Hub cannot be reached, it is the file that the cache holds for this revision.
+    Where the Hub cannot be reached, it is the file that the cache holds for this revision. A file of a commit does not
+    change, so the Hub is not asked for one that the cache holds.
 
     Raises
     ------
     CheckpointError
         When there is no such repository, revision or file, or none in the cache without a network.
     """
-    path = _download(repo, filename, revision)
+    fixed = re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+    path = _from_hub(f"hub:{repo}/{filename}@{revision}") if fixed else _download(repo, filename, revision)
     return path, path.parent.name  # the cache keeps a folder for each commit
 
 
