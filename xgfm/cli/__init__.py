@@ -1,11 +1,11 @@
-"""The command line: maps of a region in one call, and jobs.
+"""The command line: maps of a region in one call, jobs, training.
 
 In: what was typed. Out: text, files, an exit code.
 """
 
 from __future__ import annotations
 
-from xgfm.cli import jobs, maps  # each adds its commands
+from xgfm.cli import jobs, maps, train  # each adds its commands
 from xgfm.cli.base import app, main
 
-__all__ = ["app", "jobs", "main", "maps"]
+__all__ = ["app", "jobs", "main", "maps", "train"]

@@ -72,7 +72,7 @@ def quote(
     with busy(f"planning {job}"):
         opened.plan()
     with (
-        _client(cluster, threads=threads, memory=memory, walltime=walltime, queue=queue, account=account, gpus=gpus,
+        workers_for(cluster, threads=threads, memory=memory, walltime=walltime, queue=queue, account=account, gpus=gpus,
                 tls=tls) as client,
         busy("measuring" if measure else "counting"),
     ):  # fmt: skip
@@ -100,7 +100,7 @@ def run(
     opened = _opened(job)
     with busy(f"planning {job}"):
         opened.plan()
-    with _client(cluster, workers=workers, threads=threads, memory=memory, walltime=walltime, queue=queue,
+    with workers_for(cluster, workers=workers, threads=threads, memory=memory, walltime=walltime, queue=queue,
                  account=account, gpus=gpus, tls=tls) as client:  # fmt: skip
         _run(opened, client)
 
@@ -132,7 +132,7 @@ def resume(
 ) -> None:
     """Go on with a job that was interrupted: compute what is missing."""
     job = _planned(store)
-    with _client(cluster, workers=workers, threads=threads, memory=memory, walltime=walltime, queue=queue,
+    with workers_for(cluster, workers=workers, threads=threads, memory=memory, walltime=walltime, queue=queue,
                  account=account, gpus=gpus, tls=tls) as client:  # fmt: skip
         _run(job, client)
 
@@ -148,7 +148,7 @@ def verify(
 ) -> None:
     """Read every block again, and compare it with the digest in the ledger."""
     job = _planned(store)
-    with _client(cluster, workers=workers, threads=threads, memory=memory) as client, busy(f"reading {store}"):
+    with workers_for(cluster, workers=workers, threads=threads, memory=memory) as client, busy(f"reading {store}"):
         found = job.verify(client, forget=forget)
     typer.echo(str(found))
     if not found:
@@ -174,7 +174,7 @@ def retry(
     if not failed:
         raise XgfmError("say which blocks: --failed")
     job = _planned(store)
-    with _client(cluster, workers=workers, threads=threads, memory=memory, walltime=walltime, queue=queue,
+    with workers_for(cluster, workers=workers, threads=threads, memory=memory, walltime=walltime, queue=queue,
                  account=account, gpus=gpus, tls=tls) as client:  # fmt: skip
         typer.echo(f"{len(job.retry_failed())} blocks are tried again", err=True)
         _run(job, client)
@@ -220,7 +220,7 @@ def _run(job: Job, client: Client | None) -> None:
 
 
 @contextmanager
-def _client(cluster: str | None, **options: Any) -> Iterator[Client | None]:
+def workers_for(cluster: str | None, **options: Any) -> Iterator[Client | None]:
     """Workers as the options ask for them; none where this process computes."""
     given = {name: value for name, value in options.items() if value is not None}
     if cluster is None:

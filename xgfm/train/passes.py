@@ -7,9 +7,8 @@ missing in any frame. Nothing is lazy.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,19 +17,12 @@ from xgfm.models.spec import TaskSpec
 from xgfm.train.chips import Chips, Sample
 from xgfm.train.loader import normalised
 from xgfm.train.losses import IGNORE
+from xgfm.train.targets import Scale
 
 _WRONG = 0.2
 """Difference of gradients in bf16 from those in fp32, as a share of these, from which on the kernels are wrong.
 
 Right ones are near 0.02; the wrong bf16 convolution of some CPUs is near 1."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Regression targets are trained on as ``(value - mean) / std``."""
-
-    mean: float = 0.0
-    std: float = 1.0
 
 
 @dataclass
@@ -41,7 +33,7 @@ class Passes:
     spec: TaskSpec
     chips: Chips
     device: str
-    scale: Scale = Scale()
+    scale: Scale = field(default_factory=Scale)
     bf16: bool = False
     """Whether activations are bf16; weights stay fp32."""
 
@@ -89,16 +81,6 @@ def window(sample: Sample, rows: slice, columns: slice) -> Sample:
 def tensors(sample: Sample) -> Sample:
     """Return a sample of arrays as one of tensors."""
     return Sample(*(torch.from_numpy(values) for values in sample))
-
-
-def target_scale(chips: Chips, spec: TaskSpec) -> Scale:
-    """Return mean and standard deviation of the training targets; nothing of the kind for classes."""
-    if spec.kind != "regression":
-        return Scale()
-    label = chips.dataset()["label"]
-    parts = [label.isel(chip=index).values.astype("float64") for index in chips.indexes("train")]
-    known = np.concatenate([values[np.isfinite(values)] for values in parts])
-    return Scale(float(known.mean()), float(known.std()) or 1.0)
 
 
 def bf16_is_right(passes: Passes) -> bool:

@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from xgfm.errors import TrainError
+from xgfm.models import registry
 from xgfm.train.checkpoints import Checkpoints
 from xgfm.train.chips import Chips, open_chips
 from xgfm.train.history import read_history
@@ -27,11 +28,13 @@ from xgfm.train.loader import Batches
 from xgfm.train.loggers import Records
 from xgfm.train.losses import Losses, sqrt_inverse
 from xgfm.train.norm import synchronised
-from xgfm.train.passes import Passes, bf16_is_right, target_scale
+from xgfm.train.passes import Passes, bf16_is_right
 from xgfm.train.ranks import Ranks, joined
-from xgfm.train.settings import TrainSettings
+from xgfm.train.settings import SCRATCH, TrainSettings
 from xgfm.train.stepping import Stepper, Taken
-from xgfm.train.tuning import parameter_groups, start_module
+from xgfm.train.subsets import subset
+from xgfm.train.targets import Scale, target_scale
+from xgfm.train.tuning import learned, parameter_groups, put_learned, start_module
 from xgfm.train.validate import Validation
 
 if TYPE_CHECKING:
@@ -214,7 +217,7 @@ class Run:
             return
         state = self.checkpoints.load(saved)
         _check_same(self.settings, self.chips, state, self.folder)
-        self.passes.module.load_state_dict(state["module"], strict=False)
+        put_learned(self.passes.module, state["module"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.state = _State(**state["state"])
 
@@ -236,8 +239,9 @@ def begin(settings: TrainSettings, ranks: Ranks) -> Run:
     chips = open_chips(settings.chips)
     _check(settings, chips, ranks)
     torch.manual_seed(settings.seed)
-    module, spec = start_module(settings, chips.facts)
-    passes = Passes(module.to(ranks.device), spec, chips, ranks.device, target_scale(chips, spec))
+    indexes, scale = training_chips(settings, chips), scale_of(settings, chips)
+    module, spec = start_module(settings, chips.facts, scale)
+    passes = Passes(module.to(ranks.device), spec, chips, ranks.device, scale)
     passes.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_is_right(passes))
     if ranks.world > 1:
         passes.module = synchronised(module)
@@ -259,10 +263,23 @@ def begin(settings: TrainSettings, ranks: Ranks) -> Run:
     return run
 
 
-def learned(module: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes in a module: the weights that learn, and running statistics."""
-    fixed = {name for name, weight in module.named_parameters() if not weight.requires_grad}
-    return {name: value for name, value in module.state_dict().items() if name not in fixed}
+def training_chips(settings: TrainSettings, chips: Chips) -> np.ndarray:
+    """Return the indexes of the chips that a run learns from."""
+    indexes = chips.indexes("train")
+    return indexes[subset(chips.groups(indexes), settings.fraction, settings.seed)]
+
+
+def scale_of(settings: TrainSettings, chips: Chips) -> Scale:
+    """Return the scale on which a run's targets are; of a module that no record describes nothing is known."""
+    if chips.facts.kind != "regression" or _registered(settings):
+        return Scale()
+    return target_scale(chips, training_chips(settings, chips))
+
+
+def _registered(settings: TrainSettings) -> bool:
+    if not isinstance(settings.base, str) or settings.base == SCRATCH:
+        return False
+    return registry.find(settings.base, settings.base_spec).build is not None
 
 
 class _Clock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from xgfm.errors import TrainError
 from xgfm.models import registry
@@ -18,18 +18,19 @@ from xgfm.models.handle import ModelHandle, load_model, load_task
 from xgfm.models.mae import PrithviMAE
 from xgfm.models.mmseg import MmsegModel
 from xgfm.models.pixelwise import PixelwiseModel
-from xgfm.models.prithvi import PrithviEncoder
 from xgfm.models.quirks import published_part
 from xgfm.models.spec import ModelSpec, TaskSpec
+from xgfm.train.layers import encoder_of, output_layers
 from xgfm.train.lora import adapt
 from xgfm.train.new_task import new_task, small_encoder
 from xgfm.train.settings import SCRATCH, TrainSettings, record_of
+from xgfm.train.targets import Scale, rescale
 
 if TYPE_CHECKING:
     from xgfm.train.chips import ChipFacts
 
 
-def start_module(settings: TrainSettings, facts: ChipFacts) -> tuple[nn.Module, TaskSpec]:
+def start_module(settings: TrainSettings, facts: ChipFacts, scale: Scale | None = None) -> tuple[nn.Module, TaskSpec]:
     """Make the module that a run begins with.
 
     Random weights are drawn from torch's global generator. Weights are those of a model's encoder; or of a task's
@@ -41,6 +42,8 @@ def start_module(settings: TrainSettings, facts: ChipFacts) -> tuple[nn.Module, 
         Base, method and task.
     facts
         Of the chips: bands, frames, size, classes, statistics.
+    scale
+        On which a regression is trained; the last layer of a base that is kept answers on it from now on.
 
     Returns
     -------
@@ -59,7 +62,9 @@ def start_module(settings: TrainSettings, facts: ChipFacts) -> tuple[nn.Module, 
     _check_method(settings, base)
     module = build_task(spec) if handle is None or handle.build is None else _redrawn(handle.build(spec))
     if handle is not None and not settings.from_scratch:
-        _take_weights(module, spec, handle, new_decoder=settings.task.decoder is not None)
+        kept = _take_weights(module, spec, handle, new_decoder=settings.task.decoder is not None)
+        if kept and scale is not None:
+            rescale(module, spec, scale.inverse())
     _choose(module, spec, settings)
     return module.train(), spec
 
@@ -106,8 +111,8 @@ def _check_method(settings: TrainSettings, base: TaskSpec | ModelSpec) -> None:
 # ---- weights of the base
 
 
-def _take_weights(module: nn.Module, spec: TaskSpec, handle: ModelHandle, *, new_decoder: bool) -> None:
-    """Copy a base's weights into a module."""
+def _take_weights(module: nn.Module, spec: TaskSpec, handle: ModelHandle, *, new_decoder: bool) -> bool:
+    """Copy a base's weights into a module; return whether those of the last layer are among them."""
     source = published_part(handle.load())
     if isinstance(source, PrithviMAE) or new_decoder:
         found = encoder_of(source)
@@ -115,7 +120,7 @@ def _take_weights(module: nn.Module, spec: TaskSpec, handle: ModelHandle, *, new
         if found is None or mine is None:
             raise TrainError(f"{handle.spec.name!r} has no encoder for a new decoder; leave decoder out")
         mine[1].load_state_dict(found[1].state_dict())
-        return
+        return False
     target = published_part(module)
     state, own = source.state_dict(), target.state_dict()
     fresh = set(_output_keys(target, spec)) if _classes_differ(handle.spec, spec) else set()
@@ -123,6 +128,7 @@ def _take_weights(module: nn.Module, spec: TaskSpec, handle: ModelHandle, *, new
     if wrong:
         raise TrainError(f"weights of {handle.spec.name!r} do not fit its own record: {wrong[:3]}; load_task says more")
     target.load_state_dict({key: own[key] if key in fresh else state[key] for key in own})
+    return not fresh
 
 
 def _classes_differ(base: TaskSpec, spec: TaskSpec) -> bool:
@@ -133,34 +139,7 @@ def _output_keys(module: nn.Module, spec: TaskSpec) -> list[str]:
     return [f"{name}.{key}" for name, layer in output_layers(module, spec).items() for key in layer.state_dict()]
 
 
-def output_layers(module: nn.Module, spec: TaskSpec) -> dict[str, nn.Module]:
-    """Return the layers that give a task's logits, by name: the last one with as many outputs as there are classes.
-
-    A model with an auxiliary head has two.
-    """
-    outputs = 1 if spec.kind == "regression" else len(spec.classes)
-    part = published_part(module)
-    if isinstance(part, MmsegModel):
-        return {f"{head}.conv_seg": getattr(part, head).conv_seg for head in ("decode_head", "auxiliary_head")}
-    layers = {name: m for name, m in part.named_modules() if _outputs(m) is not None}
-    last = next((name for name in reversed(layers) if _outputs(layers[name]) == outputs), None)
-    if last is None:
-        raise TrainError(f"task {spec.name!r}: no layer has {outputs} outputs, so the last layer is not known")
-    return {last: layers[last]}
-
-
-def _outputs(module: nn.Module) -> int | None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d):
-        return module.out_channels
-    return module.out_features if isinstance(module, nn.Linear) else None
-
-
 # ---- which weights learn
-
-
-def encoder_of(module: nn.Module) -> tuple[str, PrithviEncoder] | None:
-    """Return the encoder of a module and its name in it; None where it has none."""
-    return next(((name, m) for name, m in module.named_modules() if isinstance(m, PrithviEncoder)), None)
 
 
 def _choose(module: nn.Module, spec: TaskSpec, settings: TrainSettings) -> None:
@@ -240,3 +219,17 @@ def _depth(name: str, encoder: str, top: int) -> int:
     if inner[0] == "blocks":
         return int(inner[1]) + 1
     return top - 1 if inner[0] == "norm" else 0
+
+
+def learned(module: nn.Module) -> dict[str, Tensor]:
+    """Return what training changes in a module: the weights that learn, and running statistics."""
+    fixed = {name for name, weight in module.named_parameters() if not weight.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in fixed}
+
+
+def put_learned(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what `learned` returned of a module that was started alike."""
+    expected = set(learned(module))
+    if expected != set(state):
+        raise TrainError(f"a checkpoint of other weights: {sorted(expected ^ set(state))[:3]} are not in both")
+    module.load_state_dict(state, strict=False)
