@@ -117,7 +117,7 @@ def test_card_is_what_the_hub_reads(tmp_path: Path) -> None:
     for words in (
         "1536 labelled pixels of the test split, in 24 spatial group(s)",
         "IoU is under 0.5 for: Forest.",
-        "has no pixel of them: Corn",
+        "there was no pixel of them: Corn",
         "HLS, NASA LP DAAC",
         "logits divided by 1.5",
         "that of the weights of ibm-nasa-geospatial/Prithvi-EO-2.0-300M",
@@ -182,7 +182,7 @@ def test_nothing_known_is_said_as_such(tmp_path: Path) -> None:
     spec = task(kind="regression", classes=(), units="t ha-1")
     folder = write_artifact(build_task(spec), spec, tmp_path)
     text = (folder / "README.md").read_text()
-    assert "Nothing: there was no labelled pixel" in text
+    assert "Nothing: there was no labelled pixel that was not trained on" in text
     assert "Nobody has said." in text
     check_model(json.loads((folder / "mlm.json").read_text()))
     ModelCard.load(folder / "README.md")
@@ -196,6 +196,21 @@ def test_regression_is_measured_in_its_units(tmp_path: Path) -> None:
     assert "| rmse | 0.500 [0.500, 0.500] |" in text
     assert "From 3 group(s) such intervals are too narrow" in text
     assert "score (t ha-1)" in text
+
+
+def test_scores_of_the_validation_split_are_called_that(tmp_path: Path) -> None:
+    folder, _ = written(tmp_path, split="val")
+    card = ModelCard.load(folder / "README.md")
+    assert "of the val split" in card.content
+    assert "so these scores are somewhat too good" in card.content
+    assert card.data.eval_results[0].dataset_split == "val"
+    assert json.loads((folder / "metrics.json").read_text())["split"] == "val"
+
+
+def test_regression_says_nothing_of_probabilities(tmp_path: Path) -> None:
+    spec = task(kind="regression", classes=(), units="t ha-1")
+    folder, _ = written(tmp_path, spec=spec, metrics=Regression("t ha-1"), calibration={})
+    assert "robabilities" not in (folder / "README.md").read_text()
 
 
 def test_base_from_scratch_or_from_a_folder_has_no_repository(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ CARD, ITEM, SCORES, TRAINING = "README.md", "mlm.json", "metrics.json", "trainin
 FILES: Mapping[str, tuple[str, str]] = {
     CONFIG_FILE: ("application/json", "record of the task, with the digest of the weights"),
     CARD: ("text/markdown", "model card"),
-    SCORES: ("application/json", "scores on the test split"),
+    SCORES: ("application/json", "scores on pixels that were not trained on"),
     TRAINING: ("application/json", "settings, data and history of the training"),
 }
 """Files beside the weights: media type and title."""
@@ -52,6 +52,7 @@ def write_artifact(
     settings: Mapping[str, Any] | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     steps: int | None = None,
+    split: str = "test",
 ) -> Path:
     """Write a trained task with everything that is known of it.
 
@@ -64,9 +65,9 @@ def write_artifact(
     folder
         Made where it is missing; files of the same names are replaced, others stay.
     metrics
-        Of the test split; with groups, so that there are intervals.
+        Of pixels that were not trained on; with groups, so that there are intervals.
     calibration
-        Expected calibration error ``before`` and ``after`` the temperature, on pixels that did not fit it.
+        Expected calibration error ``before`` and ``after`` the temperature, of the same pixels; empty for a regression.
     facts
         Of the chips, as JSON values: what `ChipFacts` writes beside them.
     settings
@@ -75,6 +76,8 @@ def write_artifact(
         Rows of the history.
     steps
         That the weights were trained for.
+    split
+        Which split ``metrics`` and ``calibration`` are of.
 
     Returns
     -------
@@ -87,7 +90,7 @@ def write_artifact(
     for name in (CARD, ITEM, SCORES, TRAINING):  # of weights that are about to be replaced
         (folder / name).unlink(missing_ok=True)
     save_task(module, spec, folder)
-    scored = {} if metrics is None else metrics.to_json()
+    scored: dict[str, Any] = {} if metrics is None else {"split": split, **metrics.to_json()}
     asked, known = public(dict(settings or {})), public(dict(facts or {}))
     base = _base(dict(settings or {}), spec)
     card = Facts(scored, dict(calibration or {}), _lineage(known), asked, base, steps)

@@ -33,7 +33,7 @@ class Facts:
     """What a card says beside the record of the task; mappings of JSON values, empty where nothing is known."""
 
     metrics: Mapping[str, Any]
-    """As `Confusion.to_json` or `Regression.to_json` gave it, of the test split."""
+    """As `Confusion.to_json` or `Regression.to_json` gave it, with the ``split`` that it is of."""
     calibration: Mapping[str, Any]
     """Expected calibration error ``before`` and ``after`` the temperature."""
     data: Mapping[str, Any]
@@ -103,7 +103,8 @@ def front_matter(task: TaskSpec, facts: Facts) -> dict[str, Any]:
     ]
     if measured:
         kind = "image-segmentation" if task.kind == "segmentation" else "image-regression"
-        dataset = {"type": "chips", "name": "test split of the chips that it was trained on", "split": "test"}
+        split = facts.metrics["split"]
+        dataset = {"type": "chips", "name": f"{split} split of the chips that it was trained on", "split": split}
         result = {"task": {"type": kind}, "dataset": dataset, "metrics": measured}
         matter["model-index"] = [{"name": task.name, "results": [result]}]
     return matter
@@ -139,9 +140,11 @@ def _use() -> str:
 def _measured(task: TaskSpec, facts: Facts) -> str:
     metrics = facts.metrics
     if not metrics.get("pixels"):
-        return "Nothing: there was no labelled pixel in a test split."
-    groups = metrics.get("groups", 0)
-    said = [f"On {metrics['pixels']} labelled pixels of the test split, in {groups} spatial group(s)."]
+        return "Nothing: there was no labelled pixel that was not trained on."
+    groups, split = metrics["groups"], metrics["split"]
+    said = [f"On {metrics['pixels']} labelled pixels of the {split} split, in {groups} spatial group(s)."]
+    if split == "val":
+        said.append("That split chose the weights that were kept, so these scores are somewhat too good.")
     if groups > 1:
         said.append("In brackets: 95 % of a bootstrap that draws whole groups.")
     if groups < _FEW_GROUPS:
@@ -153,7 +156,7 @@ def _measured(task: TaskSpec, facts: Facts) -> str:
         tables.append(_class_table(metrics["classes"]))
     if metrics.get("unpredicted"):
         tables.append(f"{metrics['unpredicted']} labelled pixels have no prediction and are in no score.")
-    if facts.calibration:
+    if "before" in facts.calibration:
         before, after = (facts.calibration.get(key) for key in ("before", "after"))
         tables.append(
             f"Probabilities are those of logits divided by {task.temperature:.3g}, fitted on the validation split; "
@@ -204,8 +207,8 @@ def _limits(task: TaskSpec, facts: Facts) -> str:
     if weak:
         limits.append(f"IoU is under {_WEAK:g} for: {', '.join(weak)}.")
     if absent:
-        limits.append(f"Not measured, since the test split has no pixel of them: {', '.join(absent)}.")
-    if task.kind == "segmentation" and not facts.calibration:
+        limits.append(f"Not measured, since there was no pixel of them: {', '.join(absent)}.")
+    if task.kind == "segmentation" and "before" not in facts.calibration:
         limits.append("Probabilities were not calibrated.")
     return "\n".join(f"- {limit}" for limit in limits)
 
