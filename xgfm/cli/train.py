@@ -22,7 +22,7 @@ def train(
     cluster: Annotated[
         str | None,
         typer.Option(
-            help="local, cuda, slurm, pbs, lsf, or the address of a Dask scheduler, tcp://...; by default this process.",
+            help="local, cuda, slurm, pbs, lsf, or a Dask scheduler's address, tcp://...; by default this process.",
             metavar="KIND",
         ),
     ] = None,

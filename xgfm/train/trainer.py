@@ -164,9 +164,10 @@ class Run:
     def _steps(self, interrupts: Interrupts, records: Records | None, bar: tqdm[Any]) -> None:
         clock = _Clock(self.settings.batch_size)
         with closing(self.batches.stream(self.state.step)) as stream:
-            for batch in stream:
-                taken = self.stepper.take(self.state.step, batch, interrupts.name is not None)
-                row = {**_row(self.state.step + 1, batch.epoch, taken), **clock.took(stream.waited)}
+            for sample in stream:
+                step = self.state.step
+                taken = self.stepper.take(step, self.batches.indexes(step), sample, interrupts.name is not None)
+                row = {**_row(step + 1, self.batches.epoch_of(step), taken), **clock.took(stream.waited)}
                 self.state.step += 1
                 due = self.state.step % self._every == 0 or self.state.step == self.stepper.total
                 row |= self._validate() if due else {}
@@ -239,14 +240,23 @@ def begin(settings: TrainSettings, ranks: Ranks) -> Run:
     chips = open_chips(settings.chips)
     _check(settings, chips, ranks)
     torch.manual_seed(settings.seed)
-    indexes, scale = training_chips(settings, chips), scale_of(settings, chips)
+    scale = scale_of(settings, chips)
     module, spec = start_module(settings, chips.facts, scale)
     passes = Passes(module.to(ranks.device), spec, chips, ranks.device, scale)
     passes.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_is_right(passes))
     if ranks.world > 1:
         passes.module = synchronised(module)
     losses = Losses(settings.losses(spec.kind), spec.kind, _class_weights(settings, chips, spec)).to(ranks.device)
-    batches = Batches(chips, "train", settings.batch_size, settings.seed, settings.augment, ranks.rank, ranks.world)
+    batches = Batches(
+        chips,
+        "train",
+        settings.batch_size,
+        settings.seed,
+        settings.augment,
+        ranks.rank,
+        ranks.world,
+        indexes=training_chips(settings, chips),
+    )
     folder = Path(settings.folder).expanduser() / CHECKPOINTS
     stepper = Stepper(
         passes=passes,
