@@ -7,46 +7,22 @@ classes, the order of a model's logits. Nothing here reads labels.
 from __future__ import annotations
 
 import colorsys
-import csv
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-import yaml
 
 from xgfm.cf import NODATA
 from xgfm.errors import LabelError
 from xgfm.models.spec import ClassInfo
+from xgfm.train.legend_table import Code, LegendEntry, plain, rows_of
 
-Code = int | str
-FIELDS = ("code", "name", "color", "parent")
-"""Columns of a table of classes; the last two may be left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class LegendEntry:
-    """One row of the table."""
-
-    code: Code
-    """What stands in the labels: a number of a raster, a number or text of a vector attribute."""
-    name: str
-    """Readable name."""
-    color: str = ""
-    """``#rrggbb``; empty: one is chosen."""
-    parent: Code | None = None
-    """Code or name of the entry above in the taxonomy, or the name of a group that has no entry of its own."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise LabelError(f"code {self.code!r} of the legend has the name {self.name!r}; give it a text, name")
-        if self.color:
-            ClassInfo(self.name, self.color)  # refuses what is no colour
+__all__ = ["Legend", "LegendEntry", "classes_of", "legend_of"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +36,11 @@ class Legend:
     def __post_init__(self) -> None:
         if not self.entries:
             raise LabelError("the legend is empty; give at least one code with its name, legend={1: 'corn'}")
-        for what, values in (("code", [e.code for e in self.entries]), ("name", [e.name for e in self.entries])):
+        columns: dict[str, list[Code]] = {
+            "code": [entry.code for entry in self.entries],
+            "name": [entry.name for entry in self.entries],
+        }
+        for what, values in columns.items():
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
                 raise LabelError(
@@ -95,16 +75,9 @@ class Legend:
         """
         if isinstance(source, cls):
             return source
-        if isinstance(source, str | Path):
-            return cls.of(_read_table(Path(source)))
-        if isinstance(source, Mapping):
-            return _from_records([_record(code, value) for code, value in source.items()])
-        if isinstance(source, Iterable):
-            return _from_records([_numbered(number, value) for number, value in enumerate(source)])
-        raise LabelError(
-            f"{type(source).__name__} is no legend; give {{code: name}}, a list of names, or the path of a CSV or YAML "
-            "table with code, name, color, parent"
-        )
+        rows = rows_of(source)
+        entries = tuple(entry for entry, _ in rows)
+        return cls(entries, () if all(named for _, named in rows) else tuple(e.name if n else None for e, n in rows))
 
     @cached_property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -133,14 +106,14 @@ class Legend:
         LabelError
             A code that the legend does not know.
         """
-        found = self._indexes.get(_plain(code))
+        found = self._indexes.get(plain(code))
         if found is None:
             raise LabelError(f"the legend has no code or class {code!r}; {self.nearest([code])}")
         return found
 
     def knows(self, code: Any) -> bool:
         """Return whether the legend has this code or name."""
-        return _plain(code) in self._indexes
+        return plain(code) in self._indexes
 
     def nearest(self, codes: Iterable[Any]) -> str:
         """Return what an error says about codes that the legend lacks: what it has, and what may have been meant."""
@@ -207,15 +180,15 @@ class Legend:
     def _indexes(self) -> dict[Code, int]:
         """Index of the class by code, by class name and by the name of an entry; a code counts before a name."""
         number = {info.name: index for index, info in enumerate(self.classes)}
-        found: dict[Code, int] = dict(number)
+        found: dict[Code, int] = {**number}
         pairs = list(zip(self.entries, self._groups, strict=True))
         found |= {e.name: NODATA if g is None else number[g] for e, g in pairs if e.name not in number}
-        return found | {_plain(e.code): NODATA if g is None else number[g] for e, g in pairs}
+        return found | {plain(e.code): NODATA if g is None else number[g] for e, g in pairs}
 
     def _entry(self, key: Any) -> LegendEntry | None:
-        by_code = {_plain(e.code): e for e in self.entries}
+        by_code = {plain(e.code): e for e in self.entries}
         by_name = {e.name: e for e in self.entries}
-        return by_code.get(_plain(key)) or by_name.get(str(key))
+        return by_code.get(plain(key)) or by_name.get(str(key))
 
     def _line(self, entry: LegendEntry) -> list[str]:
         """Names from the root of the taxonomy down to an entry."""
@@ -292,86 +265,6 @@ def legend_of(labels: xr.DataArray) -> Legend:
             "of each for every class"
         )
     return Legend(tuple(LegendEntry(int(c), str(n), k) for c, n, k in zip(codes, names, colors, strict=True)))
-
-
-# ---- tables
-
-
-def _from_records(records: list[tuple[LegendEntry, bool]]) -> Legend:
-    entries = tuple(entry for entry, _ in records)
-    kept = tuple(keep for _, keep in records)
-    return Legend(entries, () if all(kept) else tuple(e.name if k else None for e, k in records))
-
-
-def _record(code: Any, value: Any) -> tuple[LegendEntry, bool]:
-    """An entry of a mapping, and whether it is a class."""
-    code = _plain(code)
-    if value is None:
-        return LegendEntry(code, f"unlabelled {code}"), False
-    if isinstance(value, LegendEntry):
-        return replace(value, code=code), True
-    if isinstance(value, ClassInfo):
-        return LegendEntry(code, value.name, value.color), True
-    if isinstance(value, str):
-        return LegendEntry(code, value), True
-    if isinstance(value, Mapping):
-        return _checked({"code": code, **value})
-    raise LabelError(f"code {code!r} of the legend is {value!r}; give a name, None, or {{name, color, parent}}")
-
-
-def _numbered(number: int, value: Any) -> tuple[LegendEntry, bool]:
-    """An entry of a sequence: with its own code, or numbered."""
-    if isinstance(value, LegendEntry):
-        return value, True
-    own = isinstance(value, Mapping) and "code" in value
-    return _checked(value) if own else _record(number, value)
-
-
-def _checked(record: Mapping[str, Any]) -> tuple[LegendEntry, bool]:
-    strange = [str(key) for key in record if key not in FIELDS]
-    if strange:
-        raise LabelError(f"an entry of the legend has {', '.join(strange)}; expected {', '.join(FIELDS)}")
-    code, name = _plain(record["code"]), record.get("name")
-    if name is None or name == "":
-        return _record(code, None)
-    parent = record.get("parent")
-    parent = None if parent in ("", None) else _plain(parent)
-    return LegendEntry(code, str(name), str(record.get("color") or "").lower(), parent), True
-
-
-def _read_table(path: Path) -> Any:
-    """The rows of a CSV file, or the document of a YAML file."""
-    if path.suffix.lower() not in (".csv", ".yaml", ".yml"):
-        raise LabelError(f"legend {str(path)!r} is no table; give a .csv or .yaml file, or {{code: name}}")
-    if not path.is_file():
-        raise LabelError(f"there is no file {str(path)!r}; correct legend=")
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() != ".csv":
-        return _yaml(path, text)
-    rows = list(csv.DictReader(text.splitlines(), skipinitialspace=True))
-    missing = [field for field in FIELDS[:2] if not rows or field not in rows[0]]
-    if missing:
-        raise LabelError(
-            f"{path.name!r} has no column {' and '.join(missing)}; its first line is code,name,color,parent"
-        )
-    return [{field: row.get(field) for field in FIELDS} for row in rows]
-
-
-def _yaml(path: Path, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise LabelError(f"{path.name!r} cannot be read as YAML ({' '.join(str(error).split())})") from error
-
-
-def _plain(code: Any) -> Code:
-    """A code as an int where it is a whole number, also as a text of a table or a float of a raster; else as text."""
-    if isinstance(code, np.generic):
-        code = code.item()
-    if isinstance(code, int) or (isinstance(code, float) and code.is_integer()):
-        return int(code)
-    text = str(code).strip()
-    return int(text) if text.lstrip("-").isdecimal() and str(int(text)) == text else text
 
 
 def _chosen(number: int) -> str:
