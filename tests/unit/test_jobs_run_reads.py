@@ -22,7 +22,7 @@ from xgfm.cube.loaders import FMASK, REFLECTANCE, place
 from xgfm.cube.open import open_items
 from xgfm.errors import ReadError
 from xgfm.grid import tile_geobox
-from xgfm.jobs.files import Blocks, read_part
+from xgfm.cube.files import Blocks, read_part
 from xgfm.jobs.reading import PatientLoader, Tally
 from xgfm.jobs.run import run_plan
 

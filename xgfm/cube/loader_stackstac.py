@@ -1,7 +1,8 @@
 """The default loader: stackstac, called with a full grid and plain dicts, which is the only way in which it is right.
 
 In: time steps and a grid. Out: a lazy array whose graph holds one task for each chunk and two for each step. A step of
-several granules is one entry of stackstac's table, which `StepReader` opens; so merging adds no task.
+several granules is one entry of stackstac's table, which `StepReader` opens; so merging adds no task. Files that do not
+lie on the target's lattice are warped by `xgfm.cube.files`, the same in every chunk.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xgfm.cube.credentials import gdal_path, read
+from xgfm.cube.files import Blocks, read_part
 from xgfm.cube.loaders import Layer, Source, Step, check_chunks, check_file, check_grid, first_valid, place
 from xgfm.errors import GridError, ReadError
 
@@ -105,23 +107,22 @@ class StepReader:
             "gdal_env": gdal_env,
             "errors_as_nodata": errors_as_nodata,
         }
+        self._layer = Layer(np.dtype(dtype).name, fill_value, resampling.name)
         sources = [Source(*values) for values in json.loads(url)]
-        self._parts = [(source, self._open_lazily(source)) for source in sources]
+        self._parts = [(source, self._open_lazily(source) if source.aligned else None) for source in sources]
 
     def _open_lazily(self, source: Source) -> Any:
-        """Stackstac's own reader of one file: on the file's grid where it is aligned, else warped to the target's."""
+        """Stackstac's own reader of one file, on the file's grid."""
         from rasterio.enums import Resampling
         from stackstac.raster_spec import RasterSpec
         from stackstac.rio_reader import AutoParallelRioReader
 
-        spec, resampling = self._options["spec"], self._options["resampling"]
-        if source.aligned:
-            resampling = Resampling.nearest
-            width, height = spec.resolutions_xy
-            left, top = spec.bounds[0] + source.column * width, spec.bounds[3] - source.row * height
-            bounds = (left, top - source.rows * height, left + source.columns * width, top)
-            spec = RasterSpec(spec.epsg, bounds, spec.resolutions_xy)
-        options = {**self._options, "url": gdal_path(source.href), "spec": spec, "resampling": resampling}
+        spec = self._options["spec"]
+        width, height = spec.resolutions_xy
+        left, top = spec.bounds[0] + source.column * width, spec.bounds[3] - source.row * height
+        bounds = (left, top - source.rows * height, left + source.columns * width, top)
+        spec = RasterSpec(spec.epsg, bounds, spec.resolutions_xy)
+        options = {**self._options, "url": gdal_path(source.href), "spec": spec, "resampling": Resampling.nearest}
         return AutoParallelRioReader(**options)
 
     def read(self, window: Any, **_: Any) -> NDArray[Any]:
@@ -134,30 +135,36 @@ class StepReader:
     def _read_part(self, source: Source, part: Any, row: int, column: int, hit: tuple[slice, slice]) -> NDArray[Any]:
         from rasterio.windows import Window
 
-        origin = (source.row, source.column) if source.aligned else (0, 0)
-        window = Window(
-            column + hit[1].start - origin[1],
-            row + hit[0].start - origin[0],
-            hit[1].stop - hit[1].start,
-            hit[0].stop - hit[0].start,
-        )
+        top, left, bottom, right = row + hit[0].start, column + hit[1].start, row + hit[0].stop, column + hit[1].stop
 
         def action() -> NDArray[Any]:
             with self._options["gdal_env"].always:
+                if part is None:  # warped, which stackstac does chunk by chunk, with other pixels in other chunks
+                    return read_part(source, (top, left, bottom, right), self._geobox(), self._layer, Blocks())
                 check_file(gdal_path(source.href), source, self._options["dtype"])
+                window = Window(left - source.column, top - source.row, right - left, bottom - top)
                 pixels: NDArray[Any] = part.read(window)
             return pixels
 
         try:
             return read(source.href, action, item=source.item, asset=source.asset)
         except ReadError:
-            part.close()  # so that a second try opens the file anew
+            if part is not None:
+                part.close()  # so that a second try opens the file anew
             raise
+
+    def _geobox(self) -> GeoBox:
+        """Return the target grid."""
+        from odc.geo.geobox import GeoBox
+
+        spec = self._options["spec"]
+        return GeoBox(spec.shape, spec.transform, f"EPSG:{spec.epsg}")
 
     def close(self) -> None:
         """Close every file."""
         for _, part in self._parts:
-            part.close()
+            if part is not None:
+                part.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return self._options

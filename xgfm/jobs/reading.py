@@ -25,7 +25,7 @@ from xgfm.cube.credentials import read
 from xgfm.cube.hrefs import is_local
 from xgfm.cube.loaders import Layer, Source, Step, check_chunks, place
 from xgfm.errors import ReadError
-from xgfm.jobs.files import Blocks, Part, read_part
+from xgfm.cube.files import Blocks, Part, read_part
 
 if TYPE_CHECKING:
     import dask.array as da

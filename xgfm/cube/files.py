@@ -128,6 +128,7 @@ def _warped(file: DatasetReader, source: Source, geobox: GeoBox, layer: Layer) -
     assert geobox.crs is not None  # a cube's grid has one
     width, height, crs = geobox.resolution.x, -geobox.resolution.y, geobox.crs.to_wkt()
     origin = round(-geobox.transform.f / height), round(geobox.transform.c / width)
+    rest = geobox.transform.f + origin[0] * height, geobox.transform.c - origin[1] * width  # off the CRS's lattice
     first = [(n + o) // _SQUARE * _SQUARE for n, o in zip((source.row, source.column), origin, strict=True)]
     last = origin[0] + source.row + source.rows, origin[1] + source.column + source.columns
     shape = [-(-(end - start) // _SQUARE) * _SQUARE for start, end in zip(first, last, strict=True)]
@@ -135,7 +136,7 @@ def _warped(file: DatasetReader, source: Source, geobox: GeoBox, layer: Layer) -
     options = {
         "src_crs": f"EPSG:{source.epsg}",  # that of older files is nameless
         "crs": crs,
-        "transform": Affine(width, 0, first[1] * width, 0, -height, -first[0] * height),
+        "transform": Affine(width, 0, first[1] * width + rest[1], 0, -height, rest[0] - first[0] * height),
         "height": shape[0],
         "width": shape[1],
         "resampling": Resampling[layer.resampling],
