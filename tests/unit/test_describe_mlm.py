@@ -11,7 +11,7 @@ from typing import Any
 
 import pystac
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import ValidationError
 from pystac.extensions.mlm import MLMExtension
@@ -61,6 +61,7 @@ def test_item_is_valid(given: Trained) -> None:
     assert json.loads(json.dumps(item, allow_nan=False)) == item
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[A-Za-z][A-Za-z0-9_.\-]{0,30}", fullmatch=True))
 def test_every_name_of_a_task_is_one_of_the_extension(name: str) -> None:
     check_model(model_item(replace(trained(), task=task(name=f"t{name}"))))

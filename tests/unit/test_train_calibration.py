@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from toys import Positional, cube, task_spec
@@ -31,6 +31,7 @@ def drawn(seed: int, temperature: float, *, pixels: int = 4000, classes: int = 4
     return logits, labels.astype("uint8")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 30))
 def test_bins_are_those_of_scikit_learn(seed: int, bins: int) -> None:
     rng = np.random.default_rng(seed)
@@ -66,6 +67,7 @@ def test_temperature_that_labels_were_drawn_with_is_found(true: float) -> None:
     assert fit_temperature(logits, labels) == pytest.approx(true, rel=0.05)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.floats(0.3, 5))
 def test_temperature_is_the_likeliest_of_torch(seed: int, true: float) -> None:
     logits, labels = drawn(seed, true, pixels=300)

@@ -22,7 +22,7 @@ from xgfm.errors import CheckpointError, MissingExtraError, TaskError
 from xgfm.models import registry
 from xgfm.models.fetch import WEIGHTS_FILE, require_digest, sha256_of
 from xgfm.models.registry import CONFIG_FILE
-from xgfm.models.spec import TaskSpec
+from xgfm.models.spec import ModelSpec, TaskSpec
 from xgfm.train.card import Facts, model_card
 from xgfm.train.metrics import Confusion, Regression
 
@@ -186,9 +186,9 @@ def _base(settings: Mapping[str, Any], spec: TaskSpec) -> str | None:
     if settings.get("method") == "scratch" or settings.get("base") == "scratch":
         return None
     named = settings.get("base")
-    known = {one.name: one for one in (*registry.tasks(), *registry.models())}
-    record = known.get(named) if isinstance(named, str) else None
-    weights = (record or spec.model).weights
+    known: dict[Any, TaskSpec | ModelSpec] = {one.name: one for one in registry.models()}
+    known |= {one.name: one for one in registry.tasks()}
+    weights = (known.get(named, spec.model) if isinstance(named, str) else spec.model).weights
     if weights is not None and weights.repo:
         return weights.repo
     if not isinstance(named, str):

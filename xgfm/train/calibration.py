@@ -40,7 +40,8 @@ class Reliability:
     @property
     def count(self) -> Array:
         """Pixels in each bin, ``(bin,)``."""
-        return self._sums[0]
+        count: Array = self._sums[0]
+        return count
 
     @property
     def confidence(self) -> Array:

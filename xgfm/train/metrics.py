@@ -82,7 +82,8 @@ class Confusion(Tally):
     @property
     def matrix(self) -> Array:
         """``(class, class)`` int64 counts of all groups, truth along the first, prediction along the second."""
-        return self.sums().sum(0).astype("int64")
+        counts: Array = self.sums().sum(0).astype("int64")
+        return counts
 
     def add(self, truth: Any, predicted: Any, groups: Any = None) -> None:
         """Count some pixels.

@@ -154,7 +154,9 @@ class Tally:
 def over(above: Any, below: Any) -> Array:
     """Divide; NaN where there is nothing to divide by."""
     above, below = np.asarray(above, "float64"), np.asarray(below, "float64")
-    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below != 0)
+    out = np.full(np.broadcast(above, below).shape, np.nan)
+    np.divide(above, below, out=out, where=below != 0)
+    return out
 
 
 def mean_of(values: Array) -> Array:
