@@ -330,6 +330,8 @@ def lifetime(walltime: str | None) -> list[str]:
     """
     if walltime is None:
         return []
+    if not isinstance(walltime, str):  # YAML 1.1 reads 02:00:00 as 7200
+        raise ClusterError(f"walltime is the number {walltime!r}: write it in quotes, walltime: '02:00:00'")
     seconds = _seconds(walltime)
     stagger = round(0.05 * seconds)
     kept = round(seconds - max(0.1 * seconds, 30.0) - stagger)
@@ -339,7 +341,7 @@ def lifetime(walltime: str | None) -> list[str]:
 
 
 def _seconds(walltime: str) -> int:
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(walltime).strip())
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", walltime.strip())
     if match is None:
         raise ClusterError(f"walltime={walltime!r}: expected '02:00:00' (hours, minutes, seconds) or '1-00:00:00'")
     days, *parts = (None if part is None else int(part) for part in match.groups())

@@ -6,6 +6,7 @@ from typing import Any
 
 import dask
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,11 @@ def test_a_worker_retires_before_its_walltime(minutes: int) -> None:
 )
 def test_walltimes_are_read_as_queues_read_them(walltime: str, seconds: int) -> None:
     assert cluster._seconds(walltime) == seconds
+
+
+def test_a_walltime_that_yaml_made_a_number_is_refused() -> None:
+    with pytest.raises(ClusterError, match="in quotes"):
+        lifetime(yaml.safe_load("walltime: 02:00:00")["walltime"])
 
 
 @pytest.mark.parametrize("walltime", ["", "two hours", "-1", "1:2:3:4", "00:01:00"])
