@@ -34,7 +34,7 @@ def test_quirk_wraps_the_module() -> None:
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ({}, r"family None; \['mmseg', 'pixelwise'\] can be built"),
+        ({}, r"family None; \['mmseg', 'pixelwise', 'probe', 'unet'\] can be built"),
         ({**UNET, "family": "yolo"}, "give register_task"),
         ({**UNET, "decoder": {"name": "SegFormer"}}, "names 'SegFormer'; there are .*'UNetDecoder'"),
         ({**UNET, "necks": [{"name": "Giraffe"}]}, "'Giraffe'; there are .*'SelectIndices'"),

@@ -128,5 +128,5 @@ class ProbedEncoder(nn.Module):
         planes = repeat_edges(x.flatten(1, 2), *self.encoder.patch_size[1:])
         whole = planes.reshape(*x.shape[:3], *planes.shape[-2:])
         (tokens,) = self.encoder.forward_features(whole, time, location, layers=[self.layer])
-        features = tokens[:, 1:].unflatten(1, self.encoder.grid(whole)).mean(dim=1)
+        features = tokens[:, 1:].reshape(len(x), *self.encoder.grid(whole), -1).mean(dim=1)
         return F.normalize(features, dim=-1) if self.unit else features

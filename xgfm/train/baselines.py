@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from xgfm.cf import NODATA
 from xgfm.errors import MissingExtraError, TrainError
 from xgfm.models.spec import ModelSpec, Statistics, TaskSpec, to_json
 from xgfm.train.chips import ChipFacts, Chips, Sample
@@ -105,9 +106,10 @@ def forest(chips: Chips, train: NDArray[np.int64], settings: ForestSettings, see
     scored = Regression(chips.facts.units) if chips.facts.kind == "regression" else Confusion(classes)
     for lot, sample in _lots(chips, chips.indexes("test")):
         usable = _usable(sample)
-        predicted = np.full(sample.label.shape, _nothing(sample), sample.label.dtype)
+        truth = np.where(usable, sample.label, _nothing(sample))
+        predicted = truth.copy()
         predicted[usable] = _predicted(model, pixel_features(sample, chips.facts.nodata)[usable])
-        scored.add(sample.label, predicted, chips.groups(lot))
+        scored.add(truth, predicted, chips.groups(lot))
     return scored
 
 
@@ -179,13 +181,14 @@ def _lots(chips: Chips, indexes: NDArray[np.int64]) -> Iterator[tuple[NDArray[np
 
 def _usable(sample: Sample) -> NDArray[np.bool_]:
     """Labelled pixels that are there in every frame: those that a map would show."""
-    labelled = np.isfinite(sample.label) if sample.label.dtype.kind == "f" else sample.label != 255
+    labelled = np.isfinite(sample.label) if sample.label.dtype.kind == "f" else sample.label != NODATA
     usable: NDArray[np.bool_] = labelled & sample.valid
     return usable
 
 
-def _nothing(sample: Sample) -> float:
-    return np.nan if sample.label.dtype.kind == "f" else 255
+def _nothing(sample: Sample) -> Any:
+    """Return what says that a pixel has no label, in the labels' own dtype."""
+    return sample.label.dtype.type(np.nan if sample.label.dtype.kind == "f" else NODATA)
 
 
 def _predicted(model: Any, features: NDArray[np.float32]) -> NDArray[Any]:

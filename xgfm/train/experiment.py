@@ -254,7 +254,7 @@ def execute(planned: Planned) -> str | None:
             if planned.settings is None:
                 scores = forest(chips, train, planned.forest, planned.run.seed).to_json()
             else:
-                scores = dict(fit(planned.settings.chips, settings=planned.settings).metrics)
+                scores = dict(fit(planned.settings).metrics)
         except (
             XgfmError,
             RuntimeError,

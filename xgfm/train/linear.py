@@ -47,7 +47,7 @@ def fit_logistic(features: NDArray[np.floating], codes: NDArray[np.integer], pen
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    solver.step(loss)  # type: ignore[no-untyped-call,arg-type]
+    solver.step(loss)  # type: ignore[no-untyped-call]
     return _folded(weight.detach().numpy(), bias.detach().numpy(), mean, std)
 
 

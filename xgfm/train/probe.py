@@ -201,7 +201,7 @@ def _examples(array: xr.DataArray, label: xr.DataArray, samples: int, seed: int)
     if place.crs != on.crs:
         raise GridError(f"labels are in {on.crs}, the embeddings in {place.crs}; give labels on the cube's own grid")
     values = flat.transpose("y", "x").values
-    rows, columns = np.nonzero(np.isfinite(values) if values.dtype.kind == "f" else values != NODATA)
+    rows, columns = np.nonzero(np.isfinite(values) if values.dtype.kind == "f" else np.not_equal(values, NODATA))
     if not rows.size:
         raise LabelError("no pixel is labelled; every one has the ignore value (255, or NaN)")
     y, x = _cells(place, flat["y"].values[rows], flat["x"].values[columns])
@@ -236,11 +236,13 @@ def _interpolated(array: xr.DataArray, y: NDArray[np.float64], x: NDArray[np.flo
         weights.append(np.where(down, share_y, 1 - share_y) * np.where(right, share_x, 1 - share_x))
     patches, which = np.unique(np.stack(corners), return_inverse=True)
     table = _features(array, patches // width, patches % width)  # (patch, D)
-    there = np.isfinite(table).all(axis=1)
-    weight = np.stack(weights) * there[which.reshape(4, -1)]  # (4, n)
-    total = np.einsum("cn,cnd->nd", weight, np.nan_to_num(table)[which.reshape(4, -1)])
-    seen = weight.sum(axis=0)
-    mixed: Floats = np.where(seen[:, None] >= _SURE, total / np.maximum(seen, _SURE)[:, None], np.nan).astype("float32")
+    there: NDArray[np.bool_] = np.all(np.isfinite(table), axis=1)
+    total, seen = np.zeros((len(y), table.shape[1]), "float32"), np.zeros(len(y), "float32")
+    for corner, weight in zip(which.reshape(4, -1), weights, strict=True):
+        lent = (weight * there[corner]).astype("float32")
+        total += lent[:, None] * np.nan_to_num(table[corner])
+        seen += lent
+    mixed: Floats = np.where(seen[:, None] >= _SURE, total / np.maximum(seen, _SURE)[:, None], np.float32(np.nan))
     return mixed
 
 
