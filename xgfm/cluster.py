@@ -330,7 +330,7 @@ def lifetime(walltime: str | None) -> list[str]:
     """
     if walltime is None:
         return []
-    if not isinstance(walltime, str):  # YAML 1.1 reads 02:00:00 as 7200
+    if not isinstance(walltime, str):  # YAML 1.1 reads 12:00:00 as 43200
         raise ClusterError(f"walltime is the number {walltime!r}: write it in quotes, walltime: '02:00:00'")
     seconds = _seconds(walltime)
     stagger = round(0.05 * seconds)
