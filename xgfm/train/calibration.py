@@ -233,7 +233,7 @@ def draw_reliability(*reliabilities: Reliability, names: tuple[str, ...] = ()) -
         (line,) = curves.plot(one.confidence[there], one.accuracy[there], marker="o", markersize=4, label=label)
         share = one.count / max(one.count.sum(), 1)
         counts.stairs(share, edges, color=line.get_color(), fill=True, alpha=0.35)
-    curves.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of pixels that are right", aspect="equal")
+    curves.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of pixels that are right")
     curves.legend(frameon=False, fontsize="small", loc="upper left")
     counts.set(xlabel="confidence", ylabel="share of pixels")
     return figure
