@@ -110,7 +110,7 @@ def test_item_says_what_goes_in_and_out() -> None:
     assert (time["input"]["shape"], location["input"]["shape"]) == ([-1, 3, 2], [-1, 2])
     output = properties["mlm:output"][0]
     assert output["result"]["shape"] == [-1, 3, 32, 32]
-    assert [c["title"] for c in output["classification:classes"]] == [c.name for c in CLASSES]
+    assert [c["description"] for c in output["classification:classes"]] == [c.name for c in CLASSES]
     assert "divided by 1.5" in output["description"]
     assert properties["mlm:pretrained_source"] == "owner/base"
     assert properties["license"] == "Apache-2.0"

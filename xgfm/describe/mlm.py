@@ -185,8 +185,13 @@ def _output(task: TaskSpec) -> dict[str, Any]:
             "data_type": "float32",
         },
     }
-    listed = [entry for entry in classes(task) if not entry.get("nodata")] if task.classes else []
-    return {**output, "classification:classes": listed} if listed else output
+    return {**output, "classification:classes": _classes(task)} if task.classes else output
+
+
+def _classes(task: TaskSpec) -> list[dict[str, Any]]:
+    """Return the classes with a description instead of a title, which readers of older versions do not know."""
+    listed = [entry for entry in classes(task) if not entry.get("nodata")]
+    return [{"description": entry.pop("title"), **entry} for entry in listed]
 
 
 def _description(trained: Trained) -> str:
