@@ -81,7 +81,8 @@ def finish(settings: TrainSettings) -> Mapping[str, Any]:
         spec,
         written,
         metrics=scores,
-        calibration={"split": split, **calibration},
+        calibration=calibration,
+        split=split,
         facts=chips.facts.to_json(),
         settings=settings.model_dump(mode="json"),
         history=_validations(folder),
@@ -155,7 +156,7 @@ def _rows(logits: Tensor, known: Tensor) -> Tensor:
 def _validations(folder: Path) -> list[dict[str, Any]]:
     history = read_history(folder)
     table = history[history["val_loss"].notna()].dropna(axis=1, how="all").reset_index()
-    return [dict(row) for row in table.to_dict("records")]
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def check_artifact(settings: TrainSettings) -> None:

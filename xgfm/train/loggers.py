@@ -6,7 +6,7 @@ In: rows of the history. Out: the same numbers there. Each package is imported w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ class Logger(Protocol):
 
 def loggers(settings: TrainSettings, folder: Path, step: int) -> list[Logger]:
     """Open what the settings ask for; ``step`` is the first that follows."""
+    made: dict[str, Callable[[TrainSettings, Path, int], Logger]]
     made = {"tensorboard": _TensorBoard, "mlflow": _Mlflow}
     return [made[name](settings, folder, step) for name in dict.fromkeys(settings.log) if name in made]
 
@@ -76,7 +77,7 @@ class _TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("tensorboard", "tensorboard", "log='tensorboard'") from error
-        self.writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,6 +72,7 @@ def _base(value: Any) -> Any:
 
 def record_of(base: Mapping[str, Any]) -> TaskSpec | ModelSpec:
     """Return the record that a mapping ``{"kind": "task" or "model", "spec": ...}`` holds, as in `config.json`."""
+    readers: dict[str, Callable[[Mapping[str, Any]], TaskSpec | ModelSpec]]
     readers = {"task": task_from_json, "model": model_from_json}
     return readers[base["kind"]](base["spec"])
 

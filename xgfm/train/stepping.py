@@ -157,7 +157,7 @@ class Stepper:
     def _adding_up(self, *, last: bool) -> AbstractContextManager[None]:
         if last or not isinstance(self.module, DistributedDataParallel):
             return nullcontext()
-        no_sync: AbstractContextManager[None] = self.module.no_sync()  # type: ignore[no-untyped-call]
+        no_sync: AbstractContextManager[None] = self.module.no_sync()
         return no_sync
 
     def _halve(self, said: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from xgfm.errors import TrainError
@@ -273,9 +274,9 @@ def begin(settings: TrainSettings, ranks: Ranks) -> Run:
     return run
 
 
-def training_chips(settings: TrainSettings, chips: Chips) -> np.ndarray:
+def training_chips(settings: TrainSettings, chips: Chips) -> NDArray[np.int64]:
     """Return the indexes of the chips that a run learns from."""
-    indexes = chips.indexes("train")
+    indexes: NDArray[np.int64] = chips.indexes("train")
     return indexes[subset(chips.groups(indexes), settings.fraction, settings.seed)]
 
 
