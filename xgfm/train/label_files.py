@@ -123,7 +123,7 @@ def from_frame(frame: Any) -> Features:
     geometry = frame.geometry
     columns = {str(c): frame[c].to_numpy() for c in frame.columns if c != geometry.name}
     crs = None if geometry.crs is None else CRS(geometry.crs.to_wkt())
-    return Features(geometry.to_numpy(dtype=object), columns, crs, "the GeoDataFrame")
+    return Features(geometry.to_numpy(dtype=object), columns, crs, "GeoDataFrame")
 
 
 def from_geojson(document: Mapping[str, Any], name: str) -> Features:
@@ -143,7 +143,7 @@ def joined(parts: Sequence[Features]) -> Features:
     """Return several sets of features of one CRS as one; a column that one lacks is None there."""
     names = dict.fromkeys(name for part in parts for name in part.columns)
     columns = {
-        name: np.concatenate([p.columns.get(name, np.full(len(p), None, object)).astype(object) for p in parts])
+        name: pd.concat([pd.Series(p.columns.get(name, np.full(len(p), None, object))) for p in parts]).to_numpy()
         for name in names
     }
     return Features(np.concatenate([p.geometry for p in parts]), columns, parts[0].crs, parts[0].name)

@@ -7,6 +7,7 @@ cube: a block then holds only its own shapes, or reads only its own window. What
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]
 """Sizes of the chunks along y and x."""
+
+_DRAWING = threading.Lock()
+"""rasterio mutes a warning of its own by a filter that all threads share: two at once would let it through."""
 
 
 class Part(Protocol):
@@ -119,10 +123,11 @@ class BurnedPart:
         if not len(self.geometry):
             return np.full(shape, fill, self.values.dtype)
         pairs = zip(self.geometry, self.values.tolist(), strict=True)
-        burned: NDArray[Any] = rasterize(
-            pairs, out_shape=shape, fill=fill, transform=self.geobox.transform, all_touched=self.all_touched,
-            dtype=self.values.dtype.name,
-        )  # fmt: skip
+        with _DRAWING:
+            burned: NDArray[Any] = rasterize(
+                pairs, out_shape=shape, fill=fill, transform=self.geobox.transform, all_touched=self.all_touched,
+                dtype=self.values.dtype.name,
+            )  # fmt: skip
         return burned
 
 

@@ -44,10 +44,11 @@ def drawing_order(
 def dates_of(features: Features, name: str) -> NDArray[np.datetime64]:
     """Return an attribute as dates (UTC), NaT where it is empty."""
     column = features.column(name, "time_column")
-    if column.dtype.kind in "iuf":
+    if any(isinstance(each, int | float | np.number) and not pd.isna(each) for each in column):
         raise LabelError(f"column {name!r} of {features.name} holds numbers; expected dates, 2024-07-02")
     try:
-        stamps = pd.to_datetime(pd.Series(column), utc=True, format="ISO8601" if column.dtype.kind == "O" else None)
+        # Each by itself: texts may be days and hours, mixed with dates of other libraries.
+        stamps = pd.Series([pd.to_datetime(each, utc=True) for each in column], dtype="datetime64[ns, UTC]")
     except (ValueError, TypeError) as error:
         raise LabelError(f"column {name!r} of {features.name} does not hold dates ({error})") from error
     return stamps.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")

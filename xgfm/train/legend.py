@@ -180,7 +180,8 @@ class Legend:
     def _indexes(self) -> dict[Code, int]:
         """Index of the class by code, by class name and by the name of an entry; a code counts before a name."""
         number = {info.name: index for index, info in enumerate(self.classes)}
-        found: dict[Code, int] = {**number}
+        found: dict[Code, int] = {}
+        found.update(number)
         pairs = list(zip(self.entries, self._groups, strict=True))
         found |= {e.name: NODATA if g is None else number[g] for e, g in pairs if e.name not in number}
         return found | {plain(e.code): NODATA if g is None else number[g] for e, g in pairs}
