@@ -67,6 +67,12 @@ def test_sample_does_not_depend_on_chunks(rows: int, columns: int, seed: int) ->
     assert whole.attrs == parts.attrs
 
 
+def test_sample_does_not_depend_on_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = stratified_sample(classified(stripes()), 60, minimum=5)
+    monkeypatch.setattr("xgfm.climate.sample._AT_ONCE", 500)
+    assert whole.equals(stratified_sample(classified(stripes()), 60, minimum=5))
+
+
 def test_places_are_of_their_class_and_where_they_say() -> None:
     codes = stripes()
     array = classified(codes, chunks=32)

@@ -26,6 +26,8 @@ MINIMUM = 50
 """Places of a small class: under some 50 its accuracy says little."""
 _JOINED = 16
 """Blocks whose draws are put together at once."""
+_AT_ONCE = 1 << 20
+"""Pixels of a block that are drawn from at once."""
 
 
 def sample_size(mapped: Any, users: Any, standard_error: float = 0.01) -> int:
@@ -155,29 +157,41 @@ def _draws(map: xr.DataArray, most: int, seed: int) -> tuple[Array, Array]:
 
 
 def _of_block(block: Array, row: int, column: int, width: int, most: int, seed: int) -> tuple[Array, Array]:
-    codes = block.ravel().astype("int64")
+    """Draw from a block, strip by strip: a draw takes sixty times the memory of a code."""
+    rows = max(_AT_ONCE // max(block.shape[1], 1), 1)
+    strips = range(0, len(block), rows)
+    return _joined([_of_strip(block[r : r + rows], row + r, column, width, most, seed) for r in strips], most)
+
+
+def _of_strip(block: Array, row: int, column: int, width: int, most: int, seed: int) -> tuple[Array, Array]:
+    codes = block.ravel()
     if codes.size and (codes.min() < 0 or codes.max() > NODATA):
         raise LabelError(f"the map holds codes from {codes.min()} to {codes.max()}; class codes are 0 to {NODATA - 1}")
     at = ((row + np.arange(block.shape[0]))[:, None] * width + column + np.arange(block.shape[1])).ravel()
-    drawn = np.empty(codes.size, _DRAW)
-    drawn["key"], drawn["at"], drawn["code"] = _keys(at, seed), at, codes
-    pixels = np.bincount(codes, minlength=NODATA + 1)
-    return pixels, _smallest(drawn[codes != NODATA], most)
+    keys, pixels = _keys(at, seed), np.bincount(codes, minlength=NODATA + 1)
+    parts = [np.empty(0, _DRAW)]
+    for code in np.flatnonzero(pixels[:NODATA]):
+        here = np.flatnonzero(codes == code)
+        here = here[_smallest(keys[here], most)]
+        drawn = np.empty(len(here), _DRAW)
+        drawn["key"], drawn["at"], drawn["code"] = keys[here], at[here], code
+        parts.append(drawn)
+    return pixels, np.concatenate(parts)
 
 
 def _joined(parts: list[tuple[Array, Array]], most: int) -> tuple[Array, Array]:
-    return np.sum([pixels for pixels, _ in parts], axis=0), _smallest(np.concatenate([d for _, d in parts]), most)
-
-
-def _smallest(drawn: Array, most: int) -> Array:
-    parts = [_first(drawn[drawn["code"] == code], most) for code in np.unique(drawn["code"])]
-    return np.concatenate(parts) if parts else drawn
+    drawn = np.concatenate([drawn for _, drawn in parts])
+    kept = [_first(drawn[drawn["code"] == code], most) for code in np.unique(drawn["code"])]
+    return np.sum([pixels for pixels, _ in parts], axis=0), np.concatenate([drawn[:0], *kept])
 
 
 def _first(drawn: Array, places: int) -> Array:
-    if len(drawn) > places:
-        drawn = drawn[np.argpartition(drawn["key"], places)[:places]] if places else drawn[:0]
-    return drawn[np.argsort(drawn["key"])]
+    return drawn[_smallest(drawn["key"], places)]
+
+
+def _smallest(keys: Array, count: int) -> Array:
+    """Return where the smallest keys are, so many at most."""
+    return np.argpartition(keys, count)[:count] if 0 < count < len(keys) else np.arange(min(count, len(keys)))
 
 
 def _keys(at: Array, seed: int) -> Array:
