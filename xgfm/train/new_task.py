@@ -90,6 +90,8 @@ def architecture(decoder: str, model: ModelSpec) -> dict[str, Any]:
     ``"fcn"`` and ``"linear"``. Widths are those of the published fine-tunes, less for narrower encoders.
     """
     several = decoder in ("unet", "upernet")
+    if model.depth < 1:
+        raise TrainError(f"{model.name!r} has no encoder that decoder={decoder!r} could be put on; leave decoder out")
     if several and model.depth < _LEVELS:
         raise TrainError(
             f"decoder={decoder!r} takes {_LEVELS} blocks and {model.name!r} has {model.depth}; give decoder='fcn'"
