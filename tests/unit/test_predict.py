@@ -18,6 +18,7 @@ from toys import Handle, Positional, cube, task_spec
 import xgfm
 from xgfm.cf import frames_of
 from xgfm.errors import CubeError, FramesError, TaskError, UnitsError
+from xgfm.models.spec import Statistics
 
 predict = partial(xgfm.predict, precision="fp32")  # bf16 is test_precision.py's
 
@@ -226,6 +227,17 @@ def test_values_in_other_units_are_refused_while_reading() -> None:
     with pytest.raises(UnitsError, match=r"look like x 10000: reflectance_scale=1e-4"):
         predict(numbers, handle).compute()
     predict(numbers, handle, allow=["values"]).compute()
+
+
+def test_bands_that_are_no_reflectance_are_not_held_to_be_one() -> None:
+    """A brightness temperature of 300 is not a reflectance in other units; those beside it still are."""
+    kelvin = Statistics((0.1,) * 3 + (280.0,) * 3, (0.05,) * 3 + (20.0,) * 3, reflectance_scale=1.0)
+    handle, c = Handle(task_spec(statistics=kelvin)), cube(40, 40)
+    fractions = (c * 1e-4).astype("float32").assign_attrs(reflectance_scale=1.0)
+    warm = xr.concat([fractions[:, :3], fractions[:, 3:] * 100 + 250], "band").transpose("time", "band", "y", "x")
+    assert predict(warm, handle).toy_task.max() < 3
+    with pytest.raises(UnitsError, match="look like x 10000"):
+        predict(xr.concat([fractions[:, :3] * 10_000, warm[:, 3:]], "band").transpose(*c.dims), handle).compute()
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,14 @@ def check_values(block: np.ndarray, pixels: Pixels) -> None:
     if not pixels.check_values:
         return
     step = max(1, int((block.shape[-2] * block.shape[-1] / _SAMPLE) ** 0.5))
-    sample = block[..., ::step, ::step]  # wrong units are wrong everywhere
+    sample = block[:, _reflective(pixels), ::step, ::step]  # wrong units are wrong everywhere
     for frame in sample:  # one of several may come from elsewhere
         _check_frame(frame[_valid(frame, pixels.nodata)], pixels.reflectance_scale)
+
+
+def _reflective(pixels: Pixels) -> np.ndarray:
+    """Tell which bands are reflectances: the training mean of others, as kelvin are, is none that there can be."""
+    return np.array(pixels.mean) / pixels.factor * pixels.reflectance_scale <= _BRIGHTEST
 
 
 def _check_frame(values: np.ndarray, scale: float) -> None:
