@@ -113,10 +113,9 @@ def test_as_many_classes_of_other_names_get_a_new_last_layer_too(a_task: Path) -
     renamed = tuple(ClassInfo(f"other {c.name}", c.color) for c in small.CLASSES)
     module, spec = start_module(settings(a_task), facts(classes=renamed))
     (name,) = output_layers(module, spec)
-    assert not torch.equal(
-        module.state_dict()[f"{name}.weight"], load_task(a_task).load().state_dict()[f"{name}.weight"]
-    )
-    assert states_equal(module, load_task(a_task).load(), without=name)
+    loaded = load_task(a_task).load()
+    assert not torch.equal(module.state_dict()[f"{name}.weight"], loaded.state_dict()[f"{name}.weight"])
+    assert states_equal(module, loaded, without=name)
 
 
 @pytest.mark.parametrize(
@@ -166,20 +165,22 @@ def test_a_new_decoder_on_a_tasks_encoder(a_task: Path) -> None:
 
 
 def test_scratch_takes_the_shape_alone(a_model: Path) -> None:
+    two = facts(bands=("red", "nir08"), frames=2, statistics=SimpleNamespace(mean=(1.0, 2.0), std=(1.0, 1.0)))
     torch.manual_seed(0)
-    module, spec = start_module(settings(a_model, method="scratch"), facts(bands=("red", "nir08"), frames=2))
+    module, spec = start_module(settings(a_model, method="scratch"), two)
     assert spec.bands == ("red", "nir08")
     assert spec.model.name == "small-from-scratch"
     assert spec.licence == ""
     torch.manual_seed(0)
-    again, _ = start_module(settings(a_model, method="scratch"), facts(bands=("red", "nir08"), frames=2))
+    again, _ = start_module(settings(a_model, method="scratch"), two)
     assert states_equal(module, again)
     assert module(torch.zeros(1, 2, 2, 32, 32)).shape == (1, 3, 32, 32)
 
 
 def test_scratch_alone_is_a_small_encoder_of_the_chips_bands() -> None:
-    sensor = facts(bands=tuple(f"C{k:02d}" for k in range(1, 17)), frames=1, pixel_size=2000.0, statistics=SimpleNamespace(
-        mean=(1.0,) * 16, std=(2.0,) * 16))  # fmt: skip
+    channels = tuple(f"C{k:02d}" for k in range(1, 17))
+    statistics = SimpleNamespace(mean=(1.0,) * 16, std=(2.0,) * 16)
+    sensor = facts(bands=channels, frames=1, pixel_size=2000.0, statistics=statistics)
     module, spec = start_module(settings("scratch", method="scratch"), sensor)
     assert spec.statistics.mean == (1.0,) * 16
     assert spec.pixel_size == 2000.0
@@ -190,7 +191,7 @@ def test_scratch_alone_is_a_small_encoder_of_the_chips_bands() -> None:
 def test_a_unet_is_a_base() -> None:
     record = small.task({"family": "unet", "widths": [8, 16]}, model=small.model(embed_dim=0, depth=0, num_heads=0))
     base = {"kind": "task", "spec": to_json(record)}
-    module, spec = start_module(settings(base, method="scratch"), facts(classes=OTHER))
+    module, _ = start_module(settings(base, method="scratch"), facts(classes=OTHER))
     assert encoder_of(module) is None
     assert module(torch.zeros(1, 6, 3, 32, 32)).shape == (1, 2, 32, 32)
 
@@ -201,7 +202,7 @@ def test_what_has_no_encoder_has_none_to_fix(tmp_path: Path) -> None:
     for method in ("frozen", "lora"):
         with pytest.raises(TrainError, match="fixes a Prithvi encoder; 'fine-tuned' has none, give method='full'"):
             start_module(settings(folder, method=method), facts())
-    with pytest.raises(TrainError, match="has no encoder for a new decoder|embed_dim"):
+    with pytest.raises(TrainError, match="has no encoder that decoder='fcn' could be put on"):
         start_module(settings(folder, task={"decoder": "fcn"}), facts())
 
 
@@ -213,7 +214,7 @@ def test_what_does_not_fit_is_refused(a_task: Path, a_model: Path) -> None:
         (
             settings(a_model),
             facts(bands=("red", "nir08")),
-            r"was trained on bands .*missing. Write chips with these, or",
+            r"was trained on bands .*missing. Write chips with",
         ),
         (settings(a_task), facts(frames=1), "takes 3 frames, chips have 1; write chips with frames=3, or"),
         (settings(a_task), facts(kind="regression", classes=()), "is a segmentation, the chips are for a regression"),
