@@ -23,19 +23,15 @@ STEPS, AT = 6, 3
 """Steps of the training, and the one before which something happens."""
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """Two processes of a cluster as users have them: tasks of workers that die are repeated."""
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs="CRITICAL"
-    ) as running:
-        yield running
-
-
 @pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    with Client(cluster) as connected:
-        connected.wait_for_workers(2)
+def client() -> Iterator[Client]:
+    """Two processes of a cluster as users have them: tasks of workers that die are repeated."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs="CRITICAL"
+        ) as running,
+        Client(running) as connected,
+    ):
         yield connected
 
 
@@ -156,9 +152,32 @@ def test_those_that_are_left_go_on(bare: Client, tmp_path: Path, monkeypatch: py
     assert (answer["began"], answer["world"], answer["sum"]) == (AT, 1, 1)
 
 
-def test_a_rank_that_hangs_where_nobody_can_restart_it(bare: Client, tmp_path: Path) -> None:
-    """An error that says so, rather than a wait without end."""
-    struck = ranking.Fault(1, AT, ranking.sleeps, str(tmp_path / "struck"))
-    other = ranking.Fault(0, AT, ranking.dies, str(tmp_path / "other"))
-    with pytest.raises(ClusterError, match=r"do not end.*no nanny"):
-        run_ranks(partial(ranking.two_faults, first=struck, second=other), bare, 2, device="cpu", grace=1.0)
+def test_a_rank_that_hangs_where_nobody_can_restart_it(
+    bare: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other rank says is told, and what works is used."""
+    monkeypatch.setattr(launch, "SETTLE", 3.0)
+    hangs = ranking.Fault(1, AT, ranking.sleeps, str(tmp_path / "hangs"))
+    fails = ranking.Fault(0, AT, ranking.dies, str(tmp_path / "fails"))
+    both = partial(ranking.two_faults, first=hangs, second=fails)
+    with pytest.raises(ArithmeticError, match="one rank alone has failed"):
+        run_ranks(both, bare, 2, device="cpu", grace=1.0)
+    assert run_ranks(work(tmp_path), bare, 1, device="cpu")["world"] == 1
+    with pytest.raises(ClusterError, match=r"ranks=2, but 1 workers can be ranks after 2 s.*wait_for_workers"):
+        run_ranks(work(tmp_path), bare, 2, device="cpu", wait=2.0)
+
+
+def test_workers_of_one_process_are_no_ranks(tmp_path: Path) -> None:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as running,
+        Client(running) as client,
+    ):
+        with pytest.raises(ClusterError, match=r"1 workers of 2 that answer \(1 share a process"):
+            run_ranks(work(tmp_path), client, 2, device="cpu", wait=1.0)
+        assert run_ranks(work(tmp_path), client, 1, device="cpu")["sum"] == 1
+
+
+@pytest.mark.parametrize("given", [{"ranks": 0}, {"ranks": 1, "attempts": 0}], ids=str)
+def test_no_ranks_or_no_attempts(given: dict[str, int], client: Client, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="expected at least 1 of each"):
+        run_ranks(work(tmp_path), client, **given)

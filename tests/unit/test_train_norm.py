@@ -122,7 +122,7 @@ def test_it_is_undone() -> None:
     back = plain(synchronised(module))
     assert back is module
     assert str(back) == str(twin)  # kinds and their options
-    assert [m.training for m in back.modules()] == [True] * 5 + [False] * 3
+    assert [m.training for m in back.modules()] == [True] * 4 + [False] * 3
     assert back.load_state_dict(twin.state_dict()).missing_keys == []
 
 

@@ -30,15 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(path: str) -> None:
-    from xgfm.train.ranks import joined
+    from xgfm.train.fit import run
+    from xgfm.train.ranks import rendezvous
     from xgfm.train.settings import TrainSettings
     from xgfm.train.trainer import train
 
-    settings = TrainSettings.read(path)
-    with joined(device=settings.device) as ranks:
-        result = train(settings)
-        if ranks.rank == 0:
-            print(f"step {result.step}, {dict(result.metrics)}: {result.folder}", flush=True)
+    settings, place = TrainSettings.read(path), rendezvous()
+    if place is not None and place.rank > 0:
+        train(settings)
+        return
+    result = run(settings)  # joins the others to train, and writes the finished task when they have left
+    print(f"task: {result.task}, best weights: step {result.step}", flush=True)
 
 
 if __name__ == "__main__":

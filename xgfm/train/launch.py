@@ -41,7 +41,7 @@ GRACE = 20.0
 """Seconds that the other ranks have to notice that one has failed, before their workers are restarted."""
 SILENCE = 60.0
 """Seconds without a heartbeat after which a rank counts as hanging: torch leaves the worker's own threads running."""
-RESTART = 60.0
+RESTART = 30.0
 """Seconds that a restart of workers may take."""
 _PEER = re.compile(r"gloo|nccl|connection|peer|socket|timed out|timeout|store", re.IGNORECASE)
 """What torch says, in a plain RuntimeError, to a rank whose peer is gone."""
@@ -253,11 +253,8 @@ class _Attempt(Generic[T]):
         _LOG.warning("restarting %d workers whose ranks have not ended: %s", len(stuck), ", ".join(stuck))
         try:
             self.client.restart_workers(stuck, timeout=RESTART, raise_for_error=False)
-        except ValueError as error:
-            raise ClusterError(
-                f"the ranks on {stuck} do not end, and these workers have no nanny that could restart them; start them "
-                "with one (dask worker --nanny)"
-            ) from error
+        except ValueError as error:  # without a nanny; a worker that does not answer is not asked again
+            _LOG.warning("they cannot be restarted, and stay as they are: %s", error)
 
 
 def _rank(function: Callable[[Ranks], Any], meeting: Rendezvous, pid: int, device: str | None) -> Any:
@@ -276,7 +273,7 @@ def _cause(errors: dict[int, BaseException]) -> BaseException:
     """Return, of what several ranks say, what the others follow from."""
     said = [errors[rank] for rank in sorted(errors)]
     own = [error for error in said if not _may_pass(error)]
-    deaths = [error for error in said if isinstance(error, ClusterError)]
+    deaths: list[BaseException] = [error for error in said if isinstance(error, ClusterError)]
     return (own or deaths or said)[0]
 
 

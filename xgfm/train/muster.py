@@ -22,6 +22,8 @@ from xgfm.train.ranks import Rendezvous
 
 LOOK = 1.0
 """Seconds between looks at the scheduler."""
+ASK = 10.0
+"""Seconds after which the cluster is asked for workers again: some forget those that die twice in a row."""
 GPU = "GPU"
 """What workers with a GPU declare as a resource."""
 
@@ -70,10 +72,14 @@ def muster(client: Client, wanted: int, *, least: int, wait: float) -> list[Plac
     """
     asked: dict[str, Future[Place]] = {}
     answered: queue.SimpleQueue[Future[Place]] = queue.SimpleQueue()
-    end = time.monotonic() + wait
+    begun, again = time.monotonic(), False
+    end = begun + wait
     try:
         while True:
             _ask(client, asked, answered)
+            if not again and time.monotonic() > begun + ASK:
+                again = True
+                _replenish(client)
             found = [future.result() for future in asked.values() if future.status == "finished"]
             fit = _apart(found)
             if len(fit) >= wanted or (time.monotonic() > end and len(fit) >= least):
@@ -88,7 +94,7 @@ def muster(client: Client, wanted: int, *, least: int, wait: float) -> list[Plac
 
 def rendezvous_of(places: Sequence[Place]) -> list[Rendezvous]:
     """Return where ranks on these workers meet: at the first one, under the address that Dask reaches it by."""
-    from distributed.comm import get_address_host
+    from distributed.comm.addressing import get_address_host
 
     host = "127.0.0.1" if len(places) == 1 else get_address_host(places[0].address)
     seen: Counter[str] = Counter()
@@ -138,6 +144,15 @@ def _ask(client: Client, asked: dict[str, Future[Place]], answered: queue.Simple
         )
         place_of.add_done_callback(answered.put)
         asked[address] = place_of
+
+
+def _replenish(client: Client) -> None:
+    """Ask a cluster that was started here for those of its workers that are missing, and no more."""
+    replenish, cluster = getattr(client, "replenish", None), client.cluster
+    if replenish is not None:
+        replenish()
+    elif cluster is not None and getattr(cluster, "worker_spec", None):  # one that knows how many there should be
+        cluster.scale(len(cluster.worker_spec))
 
 
 def _again(future: Future[Place]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def pretrain(
         As in `TrainSettings.augment`.
     seed : int
         Of weights, batches and masks.
-    precision, device : str
+    precision : "auto", "fp32" or "bf16"
+        Number format of activations; auto is bf16 on CUDA where it is native, else fp32.
+    device : str, optional
         As in `TrainSettings`.
 
     Returns
@@ -146,9 +149,9 @@ def pretrain(
     options = Options(
         steps=steps, batch_size=batch_size, rate=lr, weight_decay=weight_decay, warmup=warmup,
         mask_ratio=spec.mask_ratio if mask_ratio is None else mask_ratio, every=every, augment=augment, seed=seed,
-        bf16=precision == "bf16" or (precision == "auto" and native_bf16(place)),
+        bf16=precision == "bf16" or (precision == "auto" and place.startswith("cuda") and native_bf16(place)),
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng([torch.device(place)] if place.startswith("cuda") else []):
         run = _Run(known, spec, Path(folder), options, place)
         run.work()
         return run.result()
@@ -187,13 +190,13 @@ class _Run:
         """Take all steps that are left, and write the model."""
         if self.step < self.options.steps:
             history = History(self.folder, self.size)
-            with Interrupts() as interrupts, self.batches.stream(self.step) as stream:
+            with Interrupts() as interrupts, closing(self.batches.stream(self.step)) as stream:
                 self._steps(history, interrupts, stream)
         save_model(self.module, replace(self.spec, weights=None), self.folder / MODEL)
 
     def _steps(self, history: History, interrupts: Interrupts, stream: Any) -> None:
-        bar = tqdm(total=self.options.steps, initial=self.step, desc=f"pre-training {self.spec.name}")
-        with bar:
+        name = f"pre-training {self.spec.name}"
+        with tqdm(total=self.options.steps, initial=self.step, desc=name, disable=None) as bar:
             for batch in stream:
                 start = time.perf_counter()
                 loss, rate = self._take(batch)
@@ -223,13 +226,14 @@ class _Run:
             group["lr"] = rate
         seeded(self.options.seed, self.step, 0)
         loss = self._loss(batch)
-        if not math.isfinite(float(loss)):
-            raise TrainError(f"the loss of step {self.step} is {float(loss)}; give a smaller lr= or precision='fp32'")
+        said = float(loss.detach())
+        if not math.isfinite(said):
+            raise TrainError(f"the loss of step {self.step} is {said}; give a smaller lr= or precision='fp32'")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), self.options.clip)
         self.optimizer.step()
-        return float(loss), rate
+        return said, rate
 
     def _loss(self, batch: Sample, noise: Tensor | None = None) -> Tensor:
         """Return the mean squared error of the hidden pixels that are there."""
@@ -282,7 +286,7 @@ class _Run:
 
     def result(self) -> PretrainResult:
         """Return what the run has come to."""
-        return PretrainResult(self.folder, self.folder / MODEL, read_history(self.folder))
+        return PretrainResult(self.folder, self.folder / MODEL, read_history(self.folder).dropna(axis=1, how="all"))
 
 
 def _groups(module: nn.Module, options: Options) -> list[dict[str, Any]]:
