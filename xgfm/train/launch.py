@@ -214,7 +214,7 @@ class _Attempt(Generic[T]):
             self.errors[rank] = self._error(rank, future)
 
     def _error(self, rank: int, future: Future[T]) -> BaseException:
-        found = future.exception() if future.status == "error" else None
+        found: BaseException | None = future.exception() if future.status == "error" else None
         if found is None or isinstance(found, KilledWorker):
             return self._gone(rank)
         return found
