@@ -89,7 +89,16 @@ def test_blocks_are_pieces_of_the_whole(rows, high: int, wide: int, all_touched:
     whole = labels(frame(*rows), CUBE, **options)
     pieces = labels(frame(*rows), CUBE.chunk(y=high, x=wide), **options)
     assert pieces.chunksizes == CUBE.chunk(y=high, x=wide).isel(time=0, band=0).chunksizes
-    np.testing.assert_array_equal(pieces.values, whole.values)
+    # GDAL is free where a shape meets a pixel only along its edge or at its corner.
+    sure = ~edges([shape for _, shape in rows]) if all_touched else np.ones(BOX.shape, bool)
+    np.testing.assert_array_equal(pieces.values[sure], whole.values[sure])
+
+
+def edges(found: list[shapely.Geometry]) -> np.ndarray:
+    """Return which pixels a shape meets only along their edges."""
+    x, y = centres(BOX)
+    wide, narrow = (shapely.box(x - r, y - r, x + r, y + r) for r in (15 + 1e-3, 15 - 1e-3))
+    return np.any([shapely.intersects(s, wide) & ~shapely.intersects(s, narrow) for s in found], axis=0)
 
 
 @settings(deadline=None, max_examples=40)
