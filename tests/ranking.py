@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import small
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from xgfm.errors import TrainError
+from xgfm.models.build import build_task
+from xgfm.train.losses import IGNORE, Losses
 from xgfm.train.norm import synchronised
 from xgfm.train.ranks import Ranks, Rendezvous, joined
 
@@ -127,3 +132,61 @@ def two_faults(ranks: Ranks, first: Fault, second: Fault) -> None:
     """Let two ranks come to grief in the same step."""
     for fault in (first, second):
         fault(ranks.rank, fault.step)
+
+
+CHIPS = 7
+"""Of the batch: no number of ranks but 1 and 7 cuts it evenly."""
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    return build_task(small.task({**small.UNET, "head": {}})).train()
+
+
+def _batch() -> tuple[Tensor, Tensor]:
+    """Most pixels have no label, and the first chips have fewer than the others."""
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(CHIPS, 6, 3, 32, 32, generator=draw)
+    label = torch.randint(0, 3, (CHIPS, 32, 32), generator=draw, dtype=torch.uint8)
+    known = torch.rand(label.shape, generator=draw) < torch.linspace(0.02, 0.6, CHIPS)[:, None, None]
+    return x, torch.where(known, label, IGNORE)
+
+
+def gradients(ranks: Ranks) -> dict[str, Tensor]:
+    """Return the gradient of one batch, with respect to each weight of an encoder with a UNet of batch norms."""
+    module = _network()
+    model = DistributedDataParallel(synchronised(module)) if ranks.world > 1 else module
+    x, label = (values.tensor_split(ranks.world)[ranks.rank] for values in _batch())
+    losses = Losses({"cross_entropy": 1.0, "dice": 0.5}, "segmentation", (0.2, 1.0, 3.0))
+    weights = ranks.all_reduce_sum(losses.weights(label, 3))
+    (losses.together(losses.sums(model(x, None, None), label), weights) * ranks.world).backward()
+    return _gradients_of(module)
+
+
+def naive_mean() -> dict[str, Tensor]:
+    """Return what two ranks would agree on that know nothing of each other but their gradients."""
+    halves = []
+    for x, label in zip(*(values.tensor_split(2) for values in _batch()), strict=True):
+        module = _network()
+        losses = Losses({"cross_entropy": 1.0, "dice": 0.5}, "segmentation", (0.2, 1.0, 3.0))
+        losses.together(losses.sums(module(x, None, None), label), losses.weights(label, 3)).backward()
+        halves.append(_gradients_of(module))
+    return {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}
+
+
+def _gradients_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return how far gradients are from others, as a share of the size of these."""
+    assert list(found) == list(expected)
+    apart = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
+    size = sum(float(values.double().square().sum()) for values in expected.values())
+    return float((apart / size) ** 0.5)
+
+
+if __name__ == "__main__":  # started by torchrun or srun
+    torch.set_num_threads(1)
+    with joined(device="cpu") as here:
+        torch.save(gradients(here), Path(sys.argv[1]) / f"{here.rank}.pt")

@@ -1,0 +1,105 @@
+"""Several ranks, started in every way that there is, give the gradient that one process gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ranking
+import torch
+from distributed import Client, LocalCluster
+from torch import Tensor
+
+from xgfm.cluster import open as open_cluster
+from xgfm.train.launch import run_ranks
+from xgfm.train.ranks import Ranks
+
+TOLERANCE = 2e-6
+"""Largest difference of a gradient from that of one process, as a share of its size: sums of fp32 in another order."""
+PROGRAM = Path(ranking.__file__)
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Tensor]:
+    """What one process gives, without torch.distributed."""
+    return ranking.gradients(Ranks())
+
+
+def environment() -> dict[str, str]:
+    """What a program needs to find the modules of tests."""
+    path = os.pathsep.join(filter(None, [str(PROGRAM.parent), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def run(*command: str, **options: str) -> str:
+    """Run a program to its end and return what it said."""
+    done = subprocess.run(
+        command, env={**environment(), **options}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def torchrun(count: int, *arguments: str) -> str:
+    """Start ranks by torchrun."""
+    return run(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *arguments)
+
+
+def srun(count: int, *arguments: str) -> str:
+    """Start ranks by srun, as one step of a job."""
+    return run("srun", f"--ntasks={count}", "--mem=2G", "--kill-on-bad-exit=1", sys.executable, *arguments)
+
+
+def are_equal(folder: Path, world: int, expected: dict[str, Tensor]) -> None:
+    """Every rank has the gradient of the whole batch."""
+    for rank in range(world):
+        found = torch.load(folder / f"{rank}.pt", weights_only=True)
+        assert ranking.difference(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_torchrun(world: int, expected: dict[str, Tensor], tmp_path: Path) -> None:
+    torchrun(world, str(PROGRAM), str(tmp_path))
+    are_equal(tmp_path, world, expected)
+
+
+def test_workers_of_a_dask_cluster(expected: dict[str, Tensor]) -> None:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        found = run_ranks(ranking.gradients, client, 2, device="cpu")
+    assert ranking.difference(found, expected) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_step_of_slurm(slurm: None, expected: dict[str, Tensor], tmp_path: Path) -> None:
+    srun(2, str(PROGRAM), str(tmp_path))
+    are_equal(tmp_path, 2, expected)
+
+
+@pytest.mark.slow
+def test_workers_of_a_dask_cluster_in_a_queue(slurm: None, expected: dict[str, Tensor], tmp_path: Path) -> None:
+    with open_cluster(
+        "slurm",
+        workers=2,
+        threads=1,
+        memory="2GB",
+        walltime="00:10:00",
+        log_directory=tmp_path / "logs",
+        interface="lo",
+        local_directory=str(tmp_path / "scratch"),
+        worker_extra_args=["--no-dashboard"],
+        job_script_prologue=[f"export PYTHONPATH={environment()['PYTHONPATH']}"],
+    ) as client:
+        found = run_ranks(ranking.gradients, client, 2, device="cpu")
+    assert ranking.difference(found, expected) < TOLERANCE
+
+
+def test_a_mean_of_means_would_be_seen(expected: dict[str, Tensor]) -> None:
+    """The oracle can fail: the mean of the gradients of two halves, each over its own labels, is another one."""
+    found = ranking.naive_mean()
+    assert ranking.difference(found, expected) > 1000 * TOLERANCE
