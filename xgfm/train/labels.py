@@ -162,6 +162,8 @@ def _chunks(cube: xr.DataArray | xr.Dataset) -> Chunks | None:
 def _of_features(
     found: Opened, geobox: GeoBox, chunks: Chunks | None, times: NDArray[Any] | None, rules: _Rules
 ) -> tuple[Any, Legend | None]:
+    if not any(map(len, found.features)):
+        raise LabelError(f"{found.source} holds no geometry; give a file of polygons, lines or points")
     name = _value_column(found.features[0], rules)
     legend = None if rules.regression else rules.legend or _legend_of_values(found.features, name)
     parts = [placed(f, geobox, crs=rules.crs, buffer=rules.buffer, invalid=rules.invalid) for f in found.features]
