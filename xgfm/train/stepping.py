@@ -170,7 +170,7 @@ class Stepper:
                 f"one chip of {self.passes.spec.window} pixels does not fit into memory ({said}); give a smaller "
                 "window=, method='lora' or 'frozen', or precision='bf16'"
             )
-        before, self.micro = self.micro, self.micro // 2
+        before, self.micro = self.micro, (self.micro + 1) // 2
         replace_file(self.note, str(self.micro).encode())
         what = f"{before} chips at once do not fit into memory ({said}); from now on {self.micro}, of the same batches"
         if self.ranks.world > 1:  # the other ranks are in the middle of theirs

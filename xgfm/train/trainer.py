@@ -41,7 +41,6 @@ from xgfm.train.validate import Validation
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xgfm.models.spec import TaskSpec
 
 CHECKPOINTS, SETTINGS, TASK = "checkpoints", "settings.yaml", "task"
 EPOCHS = 50
@@ -240,6 +239,8 @@ def begin(settings: TrainSettings, ranks: Ranks) -> Run:
     """Prepare a run, as its last checkpoint has it where there is one. Every rank calls this."""
     chips = open_chips(settings.chips)
     _check(settings, chips, ranks)
+    kind = chips.facts.kind
+    losses = Losses(settings.losses(kind), kind, _class_weights(settings, chips)).to(ranks.device)
     torch.manual_seed(settings.seed)
     scale = scale_of(settings, chips)
     module, spec = start_module(settings, chips.facts, scale)
@@ -247,7 +248,6 @@ def begin(settings: TrainSettings, ranks: Ranks) -> Run:
     passes.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_is_right(passes))
     if ranks.world > 1:
         passes.module = synchronised(module)
-    losses = Losses(settings.losses(spec.kind), spec.kind, _class_weights(settings, chips, spec)).to(ranks.device)
     batches = Batches(
         chips,
         "train",
@@ -315,14 +315,15 @@ def _row(step: int, epoch: int, taken: Taken) -> dict[str, float]:
     return {"step": step, "epoch": epoch, "loss": taken.loss, "lr": taken.lr, "gradient_norm": taken.gradient_norm}
 
 
-def _class_weights(settings: TrainSettings, chips: Chips, spec: TaskSpec) -> tuple[float, ...] | None:
+def _class_weights(settings: TrainSettings, chips: Chips) -> tuple[float, ...] | None:
     weights = settings.class_weights
     if weights is None:
         return None
     if weights == "sqrt_inverse":
         return sqrt_inverse(chips.facts.counts["train"])
-    if len(weights) != len(spec.classes):
-        raise TrainError(f"class_weights has {len(weights)} numbers for {len(spec.classes)} classes; give one for each")
+    count = len(chips.facts.classes)
+    if len(weights) != count:
+        raise TrainError(f"class_weights has {len(weights)} numbers for {count} classes; give one for each")
     return tuple(weights)
 
 
