@@ -1,0 +1,242 @@
+"""Chips as they lie on disk: pixels, labels, dates and places of training samples, in one Zarr store.
+
+In: the path of a store that `write_chips` or `import_chips` wrote. Out: `Chips`, which reads any of them at random.
+Opening reads a few kilobytes; pixels are read by `Chips.read`.
+
+Chips are stored as they came, int16 in most cases, without compression, one in each inner chunk of a shard. A local
+store is read through memory maps of its shards: more than ten times as fast as zarr-python reads single chips. Any Zarr
+reader opens it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from xgfm.errors import TrainError
+from xgfm.models.spec import ClassInfo, Kind
+from xgfm.store.objects import zarr_store
+
+FACTS = "xgfm"
+"""Attribute of the store that says what the chips are."""
+SPLITS = ("train", "val", "test")
+LEFT_OUT = -1
+"""Split of a chip that could not be read."""
+PIXELS = ("image", "label", "valid")
+
+
+class Sample(NamedTuple):
+    """Some chips: arrays, or tensors."""
+
+    image: Any
+    """``(n, T, C, H, W)`` as stored."""
+    label: Any
+    """``(n, H, W)`` uint8, 255 where there is none; or float32, NaN where there is none."""
+    valid: Any
+    """``(n, H, W)`` bool: every band of every frame is there."""
+    time: Any
+    """``(n, T, 2)`` year and 0-based day of the year."""
+    location: Any
+    """``(n, 2)`` latitude and longitude of the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class BandStatistics:
+    """Mean and standard deviation of each band, over the valid pixels of training chips, in stored units."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ChipFacts:
+    """What chips are."""
+
+    bands: tuple[str, ...]
+    frames: int
+    size: int
+    """Rows and columns of a chip."""
+    floating: bool
+    """Whether pixels are stored as floats, so that NaN is a missing one."""
+    nodata: float | None
+    reflectance_scale: float
+    """Reflectance of one stored unit."""
+    pixel_size: float
+    """Metres."""
+    kind: Kind
+    classes: tuple[ClassInfo, ...]
+    units: str
+    """Of a regression's targets."""
+    statistics: BandStatistics
+    counts: Mapping[str, tuple[int, ...]]
+    """By split, labelled pixels of each class; of a regression, of all."""
+    lineage: tuple[Mapping[str, Any], ...]
+    """By source: CRS, grid, dates, items."""
+    failed: tuple[Mapping[str, Any], ...]
+    """Chips that could not be read: number, place, reason."""
+    digest: str
+    """SHA-256 of the plan and of every lot's pixels."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ChipFacts:
+        """Return what `to_json` was made of."""
+        kept = dict(values)
+        kept["bands"] = tuple(kept["bands"])
+        kept["classes"] = tuple(ClassInfo(**c) for c in kept["classes"])
+        kept["statistics"] = BandStatistics(*(tuple(kept["statistics"][name]) for name in ("mean", "std")))
+        kept["counts"] = {split: tuple(counts) for split, counts in kept["counts"].items()}
+        kept["lineage"], kept["failed"] = tuple(kept["lineage"]), tuple(kept["failed"])
+        return cls(**kept)
+
+
+@dataclass(frozen=True)
+class Chips:
+    """A store of chips. It can be pickled: it holds its path and facts."""
+
+    path: str
+    facts: ChipFacts
+
+    def __repr__(self) -> str:
+        facts = self.facts
+        numbers = ", ".join(f"{int((self._columns['split'] == k).sum())} {name}" for k, name in enumerate(SPLITS))
+        return (
+            f"<xgfm.Chips {self.path}: {numbers}; {facts.frames} x {len(facts.bands)} x {facts.size} x {facts.size}, "
+            f"{facts.kind} of {len(facts.classes) or facts.units}>"
+        )
+
+    def dataset(self) -> xr.Dataset:
+        """Return the store as a lazy Dataset with a ``chip`` dimension."""
+        dataset: xr.Dataset = xr.open_zarr(zarr_store(self.path), consolidated=False)
+        return dataset
+
+    def indexes(self, split: str) -> NDArray[np.int64]:
+        """Return the numbers of the chips of a split."""
+        if split not in SPLITS:
+            raise TrainError(f"split is {split!r}; expected one of {list(SPLITS)}")
+        return np.flatnonzero(self._columns["split"] == SPLITS.index(split))
+
+    def groups(self, indexes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the spatial group of each of some chips."""
+        groups: NDArray[np.int64] = self._columns["group"][indexes]
+        return groups
+
+    def read(self, indexes: NDArray[np.int64]) -> Sample:
+        """Read chips.
+
+        Parameters
+        ----------
+        indexes
+            ``(n,)`` numbers of chips, in any order.
+
+        Returns
+        -------
+        Sample
+            Of NumPy arrays. Threads may read at once.
+        """
+        numbers = np.asarray(indexes, "int64")
+        image, label, valid = (_pixels(self.path, name, numbers) for name in PIXELS)
+        columns = self._columns
+        return Sample(image, label, valid, columns["told"][numbers], columns["location"][numbers])
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """The small arrays, whole."""
+        group = zarr.open_group(zarr_store(self.path), mode="r")
+        dates = np.asarray(group["date"][:]).astype("datetime64[s]")  # type: ignore[index]
+        year = dates.astype("datetime64[Y]")
+        day = (dates.astype("datetime64[D]") - year).astype("int64")
+        return {
+            "split": np.asarray(group["split"][:]),  # type: ignore[index]
+            "group": np.asarray(group["group"][:]),  # type: ignore[index]
+            "told": np.stack([year.astype("int64") + 1970, day], axis=-1).astype("float32"),
+            "location": np.stack([np.asarray(group[n][:]) for n in ("lat", "lon")], axis=-1).astype("float32"),  # type: ignore[index]
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "facts": self.facts}
+
+
+def open_chips(path: str | os.PathLike[str]) -> Chips:
+    """Open a store of chips.
+
+    Parameters
+    ----------
+    path
+        Of a store that `write_chips` or `import_chips` wrote.
+
+    Raises
+    ------
+    TrainError
+        There is none, or it is not whole.
+    """
+    name = os.fspath(path)
+    try:
+        attrs = dict(zarr.open_group(zarr_store(name), mode="r").attrs)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise TrainError(f"there is no store of chips at {name!r} ({error}); write one with write_chips") from error
+    if FACTS not in attrs:
+        raise TrainError(f"the chips at {name!r} are not whole; call write_chips again: it goes on where it stopped")
+    return Chips(name, ChipFacts.from_json(attrs[FACTS]))  # type: ignore[arg-type]
+
+
+def _pixels(path: str, name: str, numbers: NDArray[np.int64]) -> NDArray[Any]:
+    shards = _shards(path, name)
+    if shards is not None:
+        return shards.read(numbers)
+    array = _array(path, name)
+    return np.asarray(array.get_orthogonal_selection((numbers,)))
+
+
+@lru_cache(maxsize=64)
+def _array(path: str, name: str) -> zarr.Array[Any]:
+    found = zarr.open_group(zarr_store(path), mode="r")[name]
+    assert isinstance(found, zarr.Array)  # write_chips made it
+    return found
+
+
+@lru_cache(maxsize=64)
+def _shards(path: str, name: str) -> _Shards | None:
+    """Return the shards of a local array whose chips are stored as plain bytes."""
+    array = _array(path, name)
+    plain = array.compressors == () and array.dtype.byteorder in "=|<" and array.shards is not None
+    return _Shards(Path(path) / name, array) if plain and Path(path).is_dir() else None
+
+
+class _Shards:
+    """Memory maps of an array's shards: ``c/<shard>/0/...``, chips and then the index (Zarr v3, sharding codec)."""
+
+    def __init__(self, folder: Path, array: zarr.Array[Any]) -> None:
+        assert array.shards is not None
+        self._folder, self._dtype, self._shape = folder, array.dtype, array.shape[1:]
+        self._count, self._tail = array.shards[0], "/0" * (array.ndim - 1)
+        self._maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint64]]] = {}
+
+    def read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(numbers), *self._shape), self._dtype)
+        for place, number in enumerate(numbers.tolist()):
+            data, index = self._open(number // self._count)
+            start, length = (int(n) for n in index[number % self._count])
+            out[place] = data[start : start + length].view(self._dtype).reshape(self._shape)
+        return out
+
+    def _open(self, shard: int) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+        if shard not in self._maps:
+            data = np.memmap(self._folder / f"c/{shard}{self._tail}", np.uint8, mode="r")
+            index = data[-(16 * self._count + 4) : -4].view("<u8").reshape(-1, 2)  # then a check sum of 4 bytes
+            self._maps[shard] = data, index
+        return self._maps[shard]
