@@ -42,11 +42,11 @@ class Source:
             raise CubeError(f"a cube has dims (time, band, y, x); got {getattr(cube, 'dims', type(cube).__name__)}")
         one, other = geobox_of(cube), geobox_of(labels)
         same = one.crs == other.crs and one.shape == other.shape
-        corners = [np.array(box.transform[:6], float) for box in (one, other)]
-        if not (same and np.allclose(*corners, rtol=0, atol=1e-3 * abs(one.resolution.x))):
+        mine, its = (np.array(box.transform[:6], float) for box in (one, other))
+        if not (same and np.allclose(mine, its, rtol=0, atol=1e-3 * abs(one.resolution.x))):
             raise LabelError(
-                f"labels lie on {tuple(other.shape)} pixels of {other.crs} from {tuple(corners[1][[2, 5]])}, the cube "
-                f"on {tuple(one.shape)} of {one.crs} from {tuple(corners[0][[2, 5]])}; make them with "
+                f"labels lie on {tuple(other.shape)} pixels of {other.crs} from {its[[2, 5]].tolist()}, the cube "
+                f"on {tuple(one.shape)} of {one.crs} from {mine[[2, 5]].tolist()}; make them with "
                 "labels(source, cube)"
             )
         if "time" in labels.dims:

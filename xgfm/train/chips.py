@@ -130,8 +130,8 @@ def _check_alike(sources: list[Source]) -> None:
                 raise TrainError(f"cube {number} has {what} {its}, cube 0 has {mine}; chips of one store are alike")
         if not 0.95 < _metres(source) / _metres(first) < 1.05:
             raise TrainError(
-                f"cube {number} has pixels of {_metres(source)} m, cube 0 of {_metres(first)} m; chips of one store are "
-                "alike: open the cubes with the same resolution="
+                f"cube {number} has pixels of {_metres(source)} m, cube 0 of {_metres(first)} m; open the cubes of one "
+                "store with the same resolution="
             )
 
 
