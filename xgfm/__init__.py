@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from xgfm import cluster as cluster
+    from xgfm.climate.area import estimate_areas as estimate_areas
+    from xgfm.climate.sample import stratified_sample as stratified_sample
     from xgfm.cube.catalogs import load_items as load_items
     from xgfm.cube.catalogs import save_items as save_items
     from xgfm.cube.catalogs import search as search
@@ -42,6 +44,19 @@ if TYPE_CHECKING:
     from xgfm.models.spec import TaskSpec as TaskSpec
     from xgfm.store.write import to_cog as to_cog
     from xgfm.store.write import to_zarr as to_zarr
+    from xgfm.train.artifact import push as push
+    from xgfm.train.chip_sets import import_chips as import_chips
+    from xgfm.train.chips import open_chips as open_chips
+    from xgfm.train.chips import write_chips as write_chips
+    from xgfm.train.experiment import experiment as experiment
+    from xgfm.train.fit import fit as fit
+    from xgfm.train.labels import labels as labels
+    from xgfm.train.leakage import leakage as leakage
+    from xgfm.train.legend import Legend as Legend
+    from xgfm.train.pretrain import pretrain as pretrain
+    from xgfm.train.probe import probe as probe
+    from xgfm.train.sampling import plan_chips as plan_chips
+    from xgfm.train.settings import TrainSettings as TrainSettings
 
 _PUBLIC = {
     "open_hls": "cube.open",
@@ -67,6 +82,21 @@ _PUBLIC = {
     "ClassInfo": "models.spec",
     "open_job": "jobs.job",
     "JobSpec": "jobs.spec",
+    "labels": "train.labels",
+    "Legend": "train.legend",
+    "plan_chips": "train.sampling",
+    "leakage": "train.leakage",
+    "write_chips": "train.chips",
+    "open_chips": "train.chips",
+    "import_chips": "train.chip_sets",
+    "fit": "train.fit",
+    "TrainSettings": "train.settings",
+    "pretrain": "train.pretrain",
+    "probe": "train.probe",
+    "experiment": "train.experiment",
+    "push": "train.artifact",
+    "estimate_areas": "climate.area",
+    "stratified_sample": "climate.sample",
     "to_zarr": "store.write",
     "to_cog": "store.write",
     "plot": "figures",

@@ -55,6 +55,8 @@ class GfmAccessor:
     predict = _Forward("infer.predict", "predict")
     embed = _Forward("infer.embed", "embed")
     reconstruct = _Forward("infer.reconstruct", "reconstruct")
+    fit = _Forward("train.fit", "fit")
+    probe = _Forward("train.probe", "probe")
     to_zarr = _Forward("store.write", "to_zarr")
     to_cog = _Forward("store.write", "to_cog")
     plot = _Forward("figures", "plot")
