@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xgfm.cf import NODATA
 from xgfm.cube.hrefs import redacted
 from xgfm.errors import TrainError
-from xgfm.grid import crs_name, geobox_of
+from xgfm.grid import geobox_of
 from xgfm.train.chip_lots import Source
 from xgfm.train.chip_store import SPLITS, BandStatistics
 
@@ -133,7 +133,7 @@ def lineage(source: Source) -> dict[str, Any]:
     items = cube.coords["item"].values.ravel().tolist() if "item" in cube.coords else None
     kept = ("frames", "masked_by", "attribution", "simulated", "collections")
     return {
-        "crs": crs_name(geobox.crs),
+        "crs": str(geobox.crs),  # a code, else WKT
         "shape": list(geobox.shape),
         "transform": list(geobox.transform)[:6],
         "dates": [str(t)[:19] for t in cube["time"].values],
