@@ -117,8 +117,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        chips = write_small_chips(Path(folder) / "chips.zarr")
-        found = rounds(run_of(str(chips), folder, kills=options.kills), kills=options.kills, seed=options.seed)
+        chips = write_small_chips(Path(folder) / "chips.zarr").path
+        found = rounds(run_of(chips, folder, kills=options.kills), kills=options.kills, seed=options.seed)
     report("train_kills", [found])
 
 

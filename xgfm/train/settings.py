@@ -186,8 +186,11 @@ class TrainSettings(_Record):
     """Validations without a better score after which training ends."""
     monitor: Monitor = Field(default="auto", description="auto, loss, mean_iou, accuracy, rmse or mae")
     """Score of the validation split that says which weights are best; auto is mean_iou, or rmse of a regression."""
-    augment: Any = Field(default=True, description="true, false, or a mapping of options of the loader")
-    """Flips, turns and crops, or what else `Batches` offers."""
+    augment: bool | dict[str, Any] = Field(
+        default=True, description="true, false, or a mapping of d4, crop, band_dropout, frame_dropout"
+    )
+    """Flips and quarter turns; none; or a mapping of ``d4`` (these), ``crop`` (pixels of a random part; by default the
+    task's window), ``band_dropout`` and ``frame_dropout`` (the chance of each to be missing)."""
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto, fp32 or bf16")
     """Number format of activations; weights and their updates are fp32. auto is bf16 where it is fast and right."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = Field(default=0, description="a whole number from 0 on")

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -200,7 +200,23 @@ class Stepper:
         return [not bool(one.isfinite().all()) for one in sums]
 
 
-def learning_rate(settings: TrainSettings, step: int, total: int) -> float:
+class Schedule(Protocol):
+    """What a learning rate follows from."""
+
+    @property
+    def rate(self) -> float:
+        """The largest."""
+
+    @property
+    def min_lr(self) -> float:
+        """That at the end."""
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps in which it rises."""
+
+
+def learning_rate(settings: Schedule, step: int, total: int) -> float:
     """Return the learning rate of a step, counted from 0: a line up to ``lr``, half a cosine down to ``min_lr``."""
     rising = round(settings.warmup * total)
     if step < rising:

@@ -41,6 +41,8 @@ from xgfm.train.validate import Validation
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xgfm.models.spec import TaskSpec
+
 
 CHECKPOINTS, SETTINGS, TASK = "checkpoints", "settings.yaml", "task"
 EPOCHS = 50
@@ -253,7 +255,7 @@ def begin(settings: TrainSettings, ranks: Ranks) -> Run:
         "train",
         settings.batch_size,
         settings.seed,
-        settings.augment,
+        _augmentation(settings, spec, chips),
         ranks.rank,
         ranks.world,
         indexes=training_chips(settings, chips),
@@ -291,6 +293,13 @@ def _registered(settings: TrainSettings) -> bool:
     if not isinstance(settings.base, str) or settings.base == SCRATCH:
         return False
     return registry.find(settings.base, settings.base_spec).build is not None
+
+
+def _augmentation(settings: TrainSettings, spec: TaskSpec, chips: Chips) -> dict[str, Any]:
+    """Return the loader's options: of chips that are larger than the model's window, random parts are taken."""
+    asked = {"d4": settings.augment} if isinstance(settings.augment, bool) else dict(settings.augment)
+    crop = {"crop": spec.window} if spec.window < chips.facts.size else {}
+    return {**crop, **asked}
 
 
 class _Clock:
