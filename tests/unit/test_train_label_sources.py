@@ -16,6 +16,7 @@ import xarray as xr
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
 from pystac.extensions.label import LabelClasses, LabelExtension, LabelType
 from rasterio.warp import Resampling, reproject
 
@@ -516,3 +517,33 @@ def test_exports_that_cannot_be_placed_are_refused(export, options, told: str) -
 def test_geoboxes_of_the_results_are_the_cubes() -> None:
     export = [task(drawn("brushlabels", "tree", format="rle", rle=BRUSH))]
     assert geobox_of(labels(export, LAZY, georeference={"scene.png": PLACE})) == BOX
+
+
+# ---- real labels
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "counts"),
+    [
+        ("burn/subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4.mask.tif", {"legend": ["a", "b"]}, [211_640, 50_504, 0]),
+        ("flood/Spain_7370579_LabelHand.tif", {"legend": {-1: None, 0: "land", 1: "water"}}, [192_010, 70_035, 99]),
+    ],
+)
+def test_published_masks_are_taken_as_they_are(shared_data: Path, name: str, options: dict, counts: list[int]) -> None:
+    path = shared_data / "hls" / name
+    with rasterio.open(path) as file:
+        codes = file.read(1)
+        box = GeoBox(file.shape, Affine(*file.transform[:6]), file.crs.to_wkt())
+    found = labels(path, toys.cube(box=box, chunks=(1, 6, 200, 200)), **options).values
+    np.testing.assert_array_equal(found, np.where(codes < 0, 255, codes))
+    assert [int((found == k).sum()) for k in (0, 1, 255)] == counts
+
+
+def test_a_published_target_is_taken_as_it_is(shared_data: Path) -> None:
+    path = shared_data / "hls" / "chips" / "agb_L30_biomass_label.tif"
+    with rasterio.open(path) as file:
+        values = file.read(1)
+        box = GeoBox(file.shape, Affine(*file.transform[:6]), file.crs.to_wkt())
+    found = labels(path, toys.cube(box=box), units="Mg ha-1", nodata=-1)
+    np.testing.assert_array_equal(found.values, np.where(values == -1, np.nan, values))
+    assert int(np.isfinite(found.values).sum()) == 246

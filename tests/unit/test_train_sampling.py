@@ -428,6 +428,10 @@ def test_a_class_with_no_sample_in_a_split_is_refused() -> None:
         LabelError, match=r"class 'Water' has no sample in split '(val|test|train)'; .*allow_missing=True"
     ):
         quiet(label_array(values), size=32, block=1000.0, buffer=0.0)
+    with pytest.raises(
+        LabelError, match=r"class 'Water' has no sample in any split: .*legend.merge\({'Water': None}\)"
+    ):
+        quiet(label_array(np.where(values == 2, 0, values).astype("uint8")), size=32)
     plan = quiet(label_array(values), size=32, block=1000.0, buffer=0.0, allow_missing=True)
     assert {"train", "val", "test"} <= set(plan["split"])
 

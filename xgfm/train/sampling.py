@@ -276,6 +276,12 @@ def _near(places: Places, split: str, buffer: float) -> NDArray[np.int64]:
 def _check_classes(plan: pd.DataFrame, names: list[str], shares: tuple[float, ...], *, allow_missing: bool) -> None:
     """Refuse a split without chips, or without one of the classes."""
     table = split_table(plan)
+    nowhere = [n.removeprefix("n_") for n in names if not table[n].sum()]
+    if nowhere and not allow_missing:
+        raise LabelError(
+            f"class {', '.join(map(repr, nowhere))} has no sample in any split: it is labelled nowhere; take it out of "
+            f"the legend, legend.merge({{{nowhere[0]!r}: None}}), or pass allow_missing=True"
+        )
     for name, share in zip(NAMES[:NONE], shares, strict=True):
         if not share:
             continue

@@ -51,7 +51,7 @@ def draw_splits(plan: pd.DataFrame, labels: xr.DataArray | Sequence[xr.DataArray
         matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.pyplot as plt
     except ImportError as error:
         raise MissingExtraError("matplotlib", "plot", "drawing") from error
     array = labels if isinstance(labels, xr.DataArray) else list(labels)[source]
@@ -61,8 +61,9 @@ def draw_splits(plan: pd.DataFrame, labels: xr.DataArray | Sequence[xr.DataArray
     if "time" in array.dims:
         chips = chips[chips["step"] == chips["step"].min()]
         array = array.isel(time=int(chips["step"].min()))
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    axis = figure.add_subplot()
+    figure, axis = plt.subplots(figsize=(8, 6), layout="constrained")
+    # Closed, it is shown once by a notebook, as the value of its cell, and pyplot does not hold on to it.
+    plt.close(figure)
     _draw_labelled(axis, array)
     _draw_chips(axis, chips, array, int(plan.attrs["size"]))
     axis.set_title(f"{plan.attrs.get('split', '')}: {len(chips)} chips of {plan.attrs['size']} pixels")
