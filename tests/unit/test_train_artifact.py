@@ -16,6 +16,7 @@ import pytest
 import torch
 from hub_server import Hub, serving
 from huggingface_hub import HfApi, ModelCard
+from pyproj import Transformer
 from small import task
 from stac_checks import check_model
 from toys import cube
@@ -27,20 +28,33 @@ from xgfm.models.handle import load_task
 from xgfm.models.registry import find
 from xgfm.train.artifact import public, push, write_artifact
 from xgfm.train.metrics import Confusion, Regression
+from xgfm.train.origin import extent_of
 
 FACTS: dict[str, Any] = {
     "kind": "segmentation",
     "bands": ["blue", "green"],
-    "counts": {"train": {"Water": 30}},
-    "bbox": [-94.0, 41.0, -93.5, 41.5],
-    "period": ["2024-04-03T00:00:00", "2024-10-11T00:00:00"],
+    "classes": [{"name": n, "color": "#000000"} for n in ("Water", "Forest", "Corn")],
+    "counts": {"train": [30, 20, 10], "val": [3, 2, 1], "test": [4, 5, 0]},
     "digest": "d1",
+    "failed": [{"chip": 3, "reason": "gone"}],
     "lineage": [
         {
+            "crs": "EPSG:32615",
+            "shape": [1000, 1000],
+            "transform": [30.0, 0.0, 400_000.0, 0.0, -30.0, 4_600_000.0],
+            "dates": ["2024-04-03T00:00:00", "2024-10-11T00:00:00"],
             "attribution": "HLS, NASA LP DAAC",
-            "items": [{"id": "a", "href": "https://me:secret@catalog.example/a.json?sig=CANARY#x"}],
+            "items": ["HLS.S30.A", "https://me:secret@catalog.example/a.json?sig=CANARY#x"],
             "folder": "/home/someone/CANARY/cube.zarr",
-        }
+        },
+        {
+            "crs": "EPSG:32615",
+            "shape": [10, 10],
+            "transform": [30.0, 0.0, 500_000.0, 0.0, -30.0, 4_600_000.0],
+            "dates": ["2023-05-01T00:00:00"],
+            "frames": [{"window": ["2023-04-01", "2023-06-01"], "dates": []}],
+            "simulated": True,
+        },
     ],
 }
 SETTINGS = {
@@ -119,6 +133,11 @@ def test_card_is_what_the_hub_reads(tmp_path: Path) -> None:
         "IoU is under 0.5 for: Forest.",
         "there was no pixel of them: Corn",
         "HLS, NASA LP DAAC",
+        "| Forest | 20 | 2 | 5 |",
+        "- dates: 2023-04-01 to 2024-10-11",
+        "degrees north",
+        "- simulated: True",
+        "- chips that could not be read: 1",
         "logits divided by 1.5",
         "that of the weights of ibm-nasa-geospatial/Prithvi-EO-2.0-300M",
     ):
@@ -148,7 +167,15 @@ def test_item_is_valid_and_points_at_the_files(tmp_path: Path) -> None:
     assert item["assets"]["model"]["file:size"] == (folder / "model.safetensors").stat().st_size
     assert item["assets"]["model"]["file:checksum"] == "1220" + load_task(folder).digest
     assert item["properties"]["mlm:total_parameters"] == sum(p.numel() for p in module.parameters())
+    assert item["properties"]["start_datetime"] == "2023-04-01T00:00:00Z"
     assert item["properties"]["end_datetime"] == "2024-10-11T00:00:00Z"
+    assert next(link["href"] for link in item["links"]) == "https://catalog.example/a.json"
+    there = Transformer.from_crs("EPSG:32615", "EPSG:4326", always_xy=True).transform
+    corners = np.array([there(x, y) for x in (400_000, 500_300) for y in (4_600_000, 4_570_000)])
+    west, south, east, north = item["bbox"]
+    wanted = [*corners.min(0), *corners.max(0)]
+    np.testing.assert_allclose([west, south, east, north], wanted, atol=0.01)
+    assert item["geometry"]["coordinates"][0][0] == [west, south]
 
 
 def test_no_file_holds_a_path_or_a_secret(tmp_path: Path) -> None:
@@ -176,6 +203,17 @@ def test_no_file_holds_a_path_or_a_secret(tmp_path: Path) -> None:
 )
 def test_what_is_of_this_machine_is_cut_off(value: Any, kept: Any) -> None:
     assert public(value) == kept
+
+
+def test_disc_seen_from_space_and_the_date_line_have_a_box() -> None:
+    disc = {"crs": "+proj=geos +h=35786023 +lon_0=-75", "shape": [10, 10]}
+    west, south, east, north = extent_of([{**disc, "transform": [1e6, 0, -5e6, 0, -1e6, 5e6]}])  # type: ignore[misc]
+    assert west < -140 < -10 < east
+    assert south < -60 < 60 < north
+    assert extent_of([{**disc, "transform": [1e5, 0, 8e6, 0, -1e5, 8e6]}]) is None
+    fiji = {"crs": "EPSG:3832", "shape": [10, 10], "transform": [1e5, 0, 3e6, 0, -1e5, -1e6]}
+    assert extent_of([fiji])[::2] == [-180, 180]  # type: ignore[index]
+    assert extent_of([{"dates": []}]) is None
 
 
 def test_nothing_known_is_said_as_such(tmp_path: Path) -> None:

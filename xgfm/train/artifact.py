@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from xgfm.models.registry import CONFIG_FILE
 from xgfm.models.spec import ModelSpec, TaskSpec
 from xgfm.train.card import Facts, model_card
 from xgfm.train.metrics import Confusion, Regression
+from xgfm.train.origin import addresses_of, credits_of, extent_of, period_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +70,7 @@ def write_artifact(
     calibration
         Expected calibration error ``before`` and ``after`` the temperature, of the same pixels; empty for a regression.
     facts
-        Of the chips, as JSON values: what `ChipFacts` writes beside them.
+        Of the chips: what `ChipFacts.to_json` gives.
     settings
         Of the run, as JSON values.
     history
@@ -93,7 +94,7 @@ def write_artifact(
     scored: dict[str, Any] = {} if metrics is None else {"split": split, **metrics.to_json()}
     asked, known = public(dict(settings or {})), public(dict(facts or {}))
     base = _base(dict(settings or {}), spec)
-    card = Facts(scored, dict(calibration or {}), _lineage(known), asked, base, steps)
+    card = Facts(scored, dict(calibration or {}), _about(known), asked, base, steps)
     record = {"settings": asked, "data": known, "base": base, "steps": steps, "history": [dict(row) for row in history]}
     _write(folder / SCORES, _json({**scored, "calibration": dict(calibration or {})}))
     _write(folder / TRAINING, _json(record))
@@ -196,25 +197,16 @@ def _base(settings: Mapping[str, Any], spec: TaskSpec) -> str | None:
     return Path(named).name if Path(named).exists() else str(public(named))
 
 
-def _lineage(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _about(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a card says of the data: no items one by one, which stand in the record of the training."""
-    short = ("kind", "bands", "frames", "size", "pixel_size", "chips", "counts", "bbox", "period", "crs", "digest")
-    said = {name: facts[name] for name in short if name in facts}
-    credits = sorted({str(text) for text in _named(facts.get("lineage"), "attribution") if text})
-    return {**said, **({"attribution": credits} if credits else {})}
-
-
-def _named(value: Any, key: str) -> Iterator[Any]:
-    """Yield every value of a key, at any depth."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            if name == key and not isinstance(inner, Mapping | list):
-                yield inner
-            else:
-                yield from _named(inner, key)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _named(inner, key)
+    cubes = facts.get("lineage") or ()
+    kept = ("kind", "bands", "frames", "size", "pixel_size", "classes", "counts", "units", "split", "digest")
+    said = {name: facts[name] for name in kept if name in facts}
+    grids = sorted({str(cube["crs"]) for cube in cubes if cube.get("crs")})
+    found = {"bbox": extent_of(cubes), "period": period_of(cubes), "crs": grids, "attribution": credits_of(cubes)}
+    simulated = {"simulated": True} if any(cube.get("simulated") for cube in cubes) else {}
+    failed = {"chips that could not be read": len(facts["failed"])} if facts.get("failed") else {}
+    return {**said, **{name: value for name, value in found.items() if value}, **simulated, **failed}
 
 
 def _trained(
@@ -229,8 +221,7 @@ def _trained(
 
     import xgfm
 
-    weights, period = folder / WEIGHTS_FILE, facts.get("period")
-    addresses = dict.fromkeys(str(href) for href in _named(facts.get("lineage"), "href") if _ADDRESS.match(str(href)))
+    weights, period = folder / WEIGHTS_FILE, card.data.get("period")
     plain = {k: v for k, v in card.settings.items() if isinstance(v, str | int | float | bool)}
     return Trained(
         task=spec,
@@ -242,9 +233,9 @@ def _trained(
         base=card.base,
         hyperparameters={k: v for k, v in plain.items() if k not in ("chips", "folder", "base", "device")},
         scores={name: score["value"] for name, score in scored.get("scores", {}).items()},
-        bbox=facts.get("bbox"),
+        bbox=card.data.get("bbox"),
         period=None if not period else (_moment(period[0]), _moment(period[1])),
-        sources=[Source(href, href.rpartition("/")[2]) for href in addresses],
+        sources=[Source(href, href.rpartition("/")[2]) for href in addresses_of(facts.get("lineage") or ())],
         files=FILES,
     )
 

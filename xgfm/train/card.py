@@ -178,10 +178,25 @@ def _class_table(classes: Sequence[Mapping[str, Any]]) -> str:
 def _data(data: Mapping[str, Any]) -> str:
     if not data:
         return "Nobody has said."
-    lines = [
-        f"- {name.replace('_', ' ')}: {_plain(value)}" for name, value in data.items() if value not in (None, [], {})
-    ]
-    return "\n".join(lines)
+    apart = ("counts", "classes", "bbox", "period")
+    lines = [f"- {name.replace('_', ' ')}: {_plain(value)}" for name, value in data.items() if name not in apart]
+    if "bbox" in data:
+        west, south, east, north = data["bbox"]
+        lines.append(f"- place: {west:g} to {east:g} degrees east, {south:g} to {north:g} degrees north")
+    if "period" in data:
+        lines.append(f"- dates: {' to '.join(str(date)[:10] for date in data['period'])}")
+    return "\n".join(lines) + _counts(data)
+
+
+def _counts(data: Mapping[str, Any]) -> str:
+    """Return the labelled pixels of each class and split as a table."""
+    counts = data.get("counts") or {}
+    names = [entry["name"] for entry in data.get("classes") or ()] or ["labelled"]
+    if not counts or any(len(row) != len(names) for row in counts.values()):
+        return ""
+    head = ["| pixels | " + " | ".join(counts) + " |", "| --- |" + " ---: |" * len(counts)]
+    rows = [f"| {name} | " + " | ".join(str(row[k]) for row in counts.values()) + " |" for k, name in enumerate(names)]
+    return "\n\n" + "\n".join([*head, *rows])
 
 
 def _training(facts: Facts) -> str:
