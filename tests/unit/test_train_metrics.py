@@ -189,7 +189,7 @@ def test_bootstrap_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     confusion = Confusion(NAMES)
     confusion.add(truth, said, groups)
     whole = confusion.bootstrap(100)
-    monkeypatch.setattr("xgfm.train.tally._AT_ONCE", 200)
+    monkeypatch.setattr("xgfm.train.group_sums._AT_ONCE", 200)
     assert confusion.bootstrap(100) == whole
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from xgfm.errors import LabelError, MissingExtraError
 from xgfm.train.metrics import IGNORE
-from xgfm.train.tally import Array, over
+from xgfm.train.group_sums import Array, over
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
 """How good a map is, counted batch by batch.
 
 In: truth and prediction of some pixels, and the spatial group that each sample lies in. Out: scores, per class and over
-all, with intervals that know of groups (`tally`). Nothing is lazy, and torch is not needed.
+all, with intervals that know of groups (`group_sums`). Nothing is lazy, and torch is not needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from xgfm.errors import LabelError
 from xgfm.models.spec import ClassInfo, TaskSpec
-from xgfm.train.tally import Array, Interval, Scores, Tally, mean_of, over
+from xgfm.train.group_sums import Array, Interval, Scores, GroupSums, mean_of, over
 
 IGNORE = 255
 """Class code of a pixel without label, and of one without prediction."""
@@ -54,7 +54,7 @@ def scores_of(matrix: Array) -> dict[str, Array]:
     }
 
 
-class Confusion(Tally):
+class Confusion(GroupSums):
     """Confusion matrix of a classification, by spatial group.
 
     Parameters
@@ -179,7 +179,7 @@ class Confusion(Tally):
         return self.table()
 
 
-class Regression(Tally):
+class Regression(GroupSums):
     """Errors of predicted numbers, by spatial group.
 
     Parameters
@@ -314,7 +314,7 @@ def _json(value: Any) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _overall(metrics: Tally, intervals: Scores | None) -> list[str]:
+def _overall(metrics: GroupSums, intervals: Scores | None) -> list[str]:
     lines = [
         f"{name:24s} {_shown(value, intervals.overall[name] if intervals else None)}"
         for name, value in metrics.scores().items()

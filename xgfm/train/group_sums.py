@@ -39,7 +39,7 @@ class Scores:
     """Of scores that every class has one of, in the order of the codes."""
 
 
-class Tally:
+class GroupSums:
     """What the two kinds of metrics share: groups with their sums, and the bootstrap over them."""
 
     overall: ClassVar[tuple[str, ...]]
