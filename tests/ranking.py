@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import breaking
 import small
 import torch
 from torch import Tensor, nn
@@ -186,7 +188,17 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return float((apart / size) ** 0.5)
 
 
-if __name__ == "__main__":  # started by torchrun or srun
+def main(what: str, folder: str, *strike: str) -> None:
+    """Be a rank that torchrun or srun has started; ``strike``: a rank and a step, at which it is killed once."""
     torch.set_num_threads(1)
     with joined(device="cpu") as here:
-        torch.save(gradients(here), Path(sys.argv[1]) / f"{here.rank}.pt")
+        if what == "gradients":
+            torch.save(gradients(here), Path(folder) / f"{here.rank}.pt")
+            return
+        rank, step = map(int, strike)
+        done = count_up(here, folder, step + 3, Fault(rank, step, breaking.kill, str(Path(folder) / "struck")))
+        Path(folder, f"done-{here.rank}.json").write_text(json.dumps(done))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,21 +35,19 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def run(*command: str, **options: str) -> str:
-    """Run a program to its end and return what it said."""
-    done = subprocess.run(
-        command, env={**environment(), **options}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; what it says is heard."""
+    return subprocess.run(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def torchrun(count: int, *arguments: str, restarts: int = 0) -> None:
+    """Start ranks by torchrun, and see them end well."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")
+    done = run(sys.executable, *launcher, f"--max-restarts={restarts}", *arguments)
     assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
 
 
-def torchrun(count: int, *arguments: str) -> str:
-    """Start ranks by torchrun."""
-    return run(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *arguments)
-
-
-def srun(count: int, *arguments: str) -> str:
+def srun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Start ranks by srun, as one step of a job."""
     return run("srun", f"--ntasks={count}", "--mem=2G", "--kill-on-bad-exit=1", sys.executable, *arguments)
 
@@ -62,7 +61,7 @@ def are_equal(folder: Path, world: int, expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_torchrun(world: int, expected: dict[str, Tensor], tmp_path: Path) -> None:
-    torchrun(world, str(PROGRAM), str(tmp_path))
+    torchrun(world, str(PROGRAM), "gradients", str(tmp_path))
     are_equal(tmp_path, world, expected)
 
 
@@ -77,7 +76,8 @@ def test_workers_of_a_dask_cluster(expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.slow
 def test_a_step_of_slurm(slurm: None, expected: dict[str, Tensor], tmp_path: Path) -> None:
-    srun(2, str(PROGRAM), str(tmp_path))
+    done = srun(2, str(PROGRAM), "gradients", str(tmp_path))
+    assert done.returncode == 0, done.stdout[-3000:]
     are_equal(tmp_path, 2, expected)
 
 
@@ -103,3 +103,22 @@ def test_a_mean_of_means_would_be_seen(expected: dict[str, Tensor]) -> None:
     """The oracle can fail: the mean of the gradients of two halves, each over its own labels, is another one."""
     found = ranking.naive_mean()
     assert ranking.difference(found, expected) > 1000 * TOLERANCE
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_starts_ranks_again(rank: int, tmp_path: Path) -> None:
+    torchrun(2, str(PROGRAM), "count", str(tmp_path), str(rank), "4", restarts=1)
+    for each in range(2):
+        done = json.loads((tmp_path / f"done-{each}.json").read_text())
+        assert (done["began"], done["steps"], done["world"], done["sum"]) == (4, 7, 2, 2)
+
+
+@pytest.mark.slow
+def test_a_step_of_slurm_ends_when_a_rank_dies_and_its_like_goes_on(slurm: None, tmp_path: Path) -> None:
+    arguments = (str(PROGRAM), "count", str(tmp_path), "1", "4")
+    done = srun(2, *arguments)
+    assert done.returncode != 0
+    assert not list(tmp_path.glob("done-*"))
+    done = srun(2, *arguments)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert json.loads((tmp_path / "done-0.json").read_text())["began"] == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import warnings
 from typing import Any
 
 import psutil
@@ -49,6 +50,25 @@ def test_torchrun_says_which_rank_it_is() -> None:
     place = rendezvous(TORCHRUN)
     assert place == Rendezvous(5, 8, 1, "node7", 29500, machines=2, told=True)
     assert place.url == "env://"
+
+
+ELASTIC = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_RESTART_COUNT": "2"}
+
+
+def test_ranks_that_torchrun_starts_again_do_not_read_what_the_dead_have_written() -> None:
+    place = rendezvous({**TORCHRUN, **ELASTIC, "LOCAL_WORLD_SIZE": "8"})
+    assert place is not None
+    assert (place.machines, place.attempt) == (1, 2)
+
+
+def test_torchrun_on_several_machines_is_told_how_to_start_ranks_again() -> None:
+    with pytest.warns(UserWarning, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        place = rendezvous({**TORCHRUN, **ELASTIC, "RANK": "0"})
+    assert place is not None
+    assert place.attempt == 0  # machines may count differently
+    with warnings.catch_warnings(action="error"):
+        rendezvous({**TORCHRUN, **ELASTIC})  # said once, by rank 0
+        rendezvous({**TORCHRUN, **ELASTIC, "RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "False"})
 
 
 def test_srun_says_which_rank_it_is() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,8 @@ from ipaddress import ip_address
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous as meet
 
 from xgfm.errors import ClusterError
 from xgfm.infer.device import pick
@@ -55,6 +58,8 @@ class Rendezvous:
     """How many there are, at least."""
     told: bool = False
     """Whether the environment says it, so that who wrote it may hold the port."""
+    attempt: int = 0
+    """How often torchrun has started the ranks anew. It keeps their addresses, of which the old ones are wrong."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
@@ -164,9 +169,10 @@ def _join(ranks: Ranks, place: Rendezvous) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
+        store, _, _ = next(meet(place.url, place.rank, place.world, timeout=PATIENCE))
         dist.init_process_group(
             BACKENDS[device.type],
-            init_method=place.url,
+            store=PrefixStore(f"attempt-{place.attempt}", store),
             rank=place.rank,
             world_size=place.world,
             timeout=PATIENCE,
@@ -229,6 +235,14 @@ def _of_torchrun(given: Mapping[str, str]) -> Rendezvous:
             f"WORLD_SIZE is {world}, but {missing} are not set; start the ranks by torchrun or srun, or set them"
         )
     local = int(given.get("LOCAL_WORLD_SIZE", str(world)))
+    shared = given.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and world > local and int(given.get("TORCHELASTIC_MAX_RESTARTS", "0")) and given["RANK"] == "0":
+        # Each machine counts on its own how often it has restarted: see pytorch issues 135712 and 167288.
+        warnings.warn(
+            "torchrun on several machines gives ranks that it starts again the addresses of dead ones; set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is started",
+            stacklevel=2,
+        )
     return Rendezvous(
         rank=int(given["RANK"]),
         world=world,
@@ -237,6 +251,7 @@ def _of_torchrun(given: Mapping[str, str]) -> Rendezvous:
         port=int(given.get("MASTER_PORT", "0")),
         machines=-(-world // local),
         told=True,
+        attempt=int(given.get("TORCHELASTIC_RESTART_COUNT", "0")) if shared and world == local else 0,
     )
 
 
