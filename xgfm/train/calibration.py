@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from xgfm.errors import LabelError, MissingExtraError
-from xgfm.train.metrics import IGNORE
 from xgfm.train.group_sums import Array, over
+from xgfm.train.metrics import IGNORE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

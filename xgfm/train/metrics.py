@@ -14,7 +14,7 @@ import numpy as np
 
 from xgfm.errors import LabelError
 from xgfm.models.spec import ClassInfo, TaskSpec
-from xgfm.train.group_sums import Array, Interval, Scores, GroupSums, mean_of, over
+from xgfm.train.group_sums import Array, GroupSums, Interval, Scores, mean_of, over
 
 IGNORE = 255
 """Class code of a pixel without label, and of one without prediction."""
