@@ -16,7 +16,7 @@ import pytest
 import torch
 from hub_server import Hub, serving
 from huggingface_hub import HfApi, ModelCard
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from small import task
 from stac_checks import check_model
 from toys import cube
@@ -48,7 +48,7 @@ FACTS: dict[str, Any] = {
             "folder": "/home/someone/CANARY/cube.zarr",
         },
         {
-            "crs": "EPSG:32615",
+            "crs": CRS("EPSG:32615").to_wkt(),
             "shape": [10, 10],
             "transform": [30.0, 0.0, 500_000.0, 0.0, -30.0, 4_600_000.0],
             "dates": ["2023-05-01T00:00:00"],
@@ -136,6 +136,7 @@ def test_card_is_what_the_hub_reads(tmp_path: Path) -> None:
         "| Forest | 20 | 2 | 5 |",
         "- dates: 2023-04-01 to 2024-10-11",
         "degrees north",
+        "- crs: EPSG:32615\n",
         "- simulated: True",
         "- chips that could not be read: 1",
         "logits divided by 1.5",

@@ -25,7 +25,7 @@ from xgfm.models.registry import CONFIG_FILE
 from xgfm.models.spec import ModelSpec, TaskSpec
 from xgfm.train.card import Facts, model_card
 from xgfm.train.metrics import Confusion, Regression
-from xgfm.train.origin import addresses_of, credits_of, extent_of, period_of
+from xgfm.train.origin import addresses_of, credits_of, extent_of, grids_of, period_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -200,10 +200,10 @@ def _base(settings: Mapping[str, Any], spec: TaskSpec) -> str | None:
 def _about(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a card says of the data: no items one by one, which stand in the record of the training."""
     cubes = facts.get("lineage") or ()
-    kept = ("kind", "bands", "frames", "size", "pixel_size", "classes", "counts", "units", "split", "digest")
+    kept = ("bands", "frames", "size", "pixel_size", "classes", "counts", "split", "digest")
     said = {name: facts[name] for name in kept if name in facts}
-    grids = sorted({str(cube["crs"]) for cube in cubes if cube.get("crs")})
-    found = {"bbox": extent_of(cubes), "period": period_of(cubes), "crs": grids, "attribution": credits_of(cubes)}
+    found = {"crs": grids_of(cubes), "bbox": extent_of(cubes), "period": period_of(cubes)}
+    found["attribution"] = credits_of(cubes)
     simulated = {"simulated": True} if any(cube.get("simulated") for cube in cubes) else {}
     failed = {"chips that could not be read": len(facts["failed"])} if facts.get("failed") else {}
     return {**said, **{name: value for name, value in found.items() if value}, **simulated, **failed}

@@ -232,6 +232,8 @@ def _licence(task: TaskSpec, facts: Facts) -> str:
     base = f" of {facts.base}" if facts.base else ""
     if task.licence:
         return f"{task.licence}: that of the weights{base} that these were made from."
+    if facts.base is None:
+        return "The weights were trained from random ones, and nobody has said under which licence they are."
     return f"Nobody has said under which licence the weights{base} are. Ask before you pass them on."
 
 

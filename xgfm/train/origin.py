@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 
 from xgfm.cf import frames_of
 
@@ -52,6 +52,17 @@ def period_of(lineage: Lineage) -> list[str] | None:
 
 def _windows(cube: Mapping[str, Any]) -> list[Any]:
     return [date for frame in frames_of(cube) for date in frame.get("window", ())]
+
+
+def grids_of(lineage: Lineage) -> list[str]:
+    """Return the CRS of all cubes, each once, as short as they can be said: ``EPSG:32615``, or a name."""
+    return sorted({_short(str(cube["crs"])) for cube in lineage if cube.get("crs")})
+
+
+def _short(crs: str) -> str:
+    read = CRS.from_user_input(crs)
+    authority = read.to_authority()
+    return ":".join(authority) if authority else read.name
 
 
 def addresses_of(lineage: Lineage) -> list[str]:
