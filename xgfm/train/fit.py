@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from xgfm.errors import TrainError
-from xgfm.models.registry import spec_of
+from xgfm.models import registry
 from xgfm.models.spec import ModelSpec, TaskSpec, to_json
 from xgfm.train.chips import Chips, open_chips, write_chips
 from xgfm.train.finish import check_artifact, finish
-from xgfm.train.launch import launch
+from xgfm.train.launch import launch, on_worker
+from xgfm.train.new_task import check_bands
 from xgfm.train.settings import TaskSettings, TrainSettings
 from xgfm.train.trainer import SETTINGS, TrainResult, train
 
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 CHIPS = "chips.zarr"
-_CHIPS = ("size", "frames", "attempts", "stride", "split", "shares", "block", "buffer", "balance", "min_labelled")
+_CHIPS = (
+    "plan", "size", "frames", "attempts", "stride", "split", "shares", "block", "buffer", "balance", "min_labelled",
+)  # fmt: skip
 """Options of `write_chips`; the others are settings."""
 
 
@@ -63,7 +67,7 @@ def fit(
         Processes that train together, on workers of ``client``.
     **settings
         Those of `TrainSettings` (``method=``, ``epochs=``, ``lr=``, ``loss=``, ...); with cubes also those of
-        `write_chips` (``size=``, ``frames=``, ``split=``, ``shares=``, ``block=``, ``buffer=``, ``balance=``).
+        `write_chips` (``plan=``, ``size=``, ``frames=``, ``split=``, ``shares=``, ``block=``, ``buffer=``, ...).
 
     Returns
     -------
@@ -100,7 +104,9 @@ def fit(
     )
     check_artifact(record)
     if not isinstance(data, Chips | str | os.PathLike):
-        write_chips(data, labels, store, client=client, seed=record.seed, **cutting)
+        _check_bands(record, data)
+        drawn: dict[str, Any] = {} if "plan" in cutting else {"seed": record.seed}
+        write_chips(data, labels, store, client=client, **drawn, **cutting)
     return run(record, client=client, ranks=ranks)
 
 
@@ -121,7 +127,8 @@ def run(settings: TrainSettings, *, client: Client | None = None, ranks: int = 1
     folder.mkdir(parents=True, exist_ok=True)
     settings.write(folder / SETTINGS)
     trained = train(settings) if client is None else launch(settings, client, ranks)
-    return TrainResult(trained.folder, trained.history, finish(settings), trained.step)
+    metrics = finish(settings) if client is None else on_worker(partial(finish, settings), client)
+    return TrainResult(trained.folder, trained.history, metrics, trained.step)
 
 
 def _store(data: Any, labels: Any, folder: Path, cutting: Mapping[str, Any]) -> Path:
@@ -137,13 +144,22 @@ def _store(data: Any, labels: Any, folder: Path, cutting: Mapping[str, Any]) -> 
     return folder.expanduser() / CHIPS
 
 
+def _check_bands(settings: TrainSettings, data: xr.DataArray | list[xr.DataArray]) -> None:
+    """Refuse a cube without a band of the base before it is cut into chips."""
+    if settings.from_scratch:
+        return
+    spec = registry.find(settings.base, settings.base_spec).spec
+    for cube in [data] if isinstance(data, xr.DataArray) else data:
+        check_bands(spec.name, spec.bands, [str(band) for band in cube["band"].values])
+
+
 def _base(base: str | os.PathLike[str] | TaskSpec | ModelSpec) -> Any:
     if isinstance(base, TaskSpec | ModelSpec):
         kind = "task" if isinstance(base, TaskSpec) else "model"
         return {"kind": kind, "spec": to_json(base)}
     text = os.fspath(base)
     if text != "scratch":
-        spec_of(text)  # an unknown name is refused before chips are cut
+        registry.spec_of(text)  # an unknown name is refused before chips are cut
     return text
 
 

@@ -98,6 +98,23 @@ def _train(settings: TrainSettings, ranks: Ranks) -> TrainResult:  # noqa: ARG00
     return train(settings)
 
 
+def on_worker(function: Callable[[], T], client: Client) -> T:
+    """Call a function on one worker, with a GPU where any has one, and return its answer.
+
+    Parameters
+    ----------
+    function
+        It can be pickled, and called again where its worker dies.
+    client
+        Of the cluster.
+    """
+    return run_ranks(partial(_call, function), client, 1)
+
+
+def _call(function: Callable[[], T], ranks: Ranks) -> T:  # noqa: ARG001 - there is one
+    return function()
+
+
 def run_ranks(
     function: Callable[[Ranks], T],
     client: Client,
