@@ -297,6 +297,14 @@ def test_a_task_with_other_weights_is_refused(tmp_path: Path) -> None:
         load_plan(Objects(tmp_path / "job")).load_task()
 
 
+def test_a_task_with_another_record_is_refused(tmp_path: Path) -> None:
+    register_task(toys.task_spec(name="toy-plan"), build=lambda spec: toys.Positional())
+    make(tmp_path, task="toy-plan", handle=None)
+    register_task(toys.task_spec(name="toy-plan", temperature=2.0), build=lambda spec: toys.Positional())
+    with pytest.raises(TaskError, match="record of task 'toy-plan'"):
+        load_plan(Objects(tmp_path / "job")).load_task()
+
+
 class _Weighted(toys.Positional):
     def __init__(self) -> None:
         import torch

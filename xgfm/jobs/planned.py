@@ -6,6 +6,7 @@ later run sees the same inputs. Blocks are arithmetic: nothing is stored for one
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from xgfm.jobs.lattice import Area, Block, Reads, axis_reads
 from xgfm.jobs.search import in_tile, region_at
 from xgfm.jobs.spec import GridSpec, JobSpec
 from xgfm.jobs.tiles import TileIndex
-from xgfm.models.spec import TaskSpec
+from xgfm.models.spec import TaskSpec, to_json
 from xgfm.store.objects import Objects
 from xgfm.windows import AxisPlan
 
@@ -199,6 +200,12 @@ class Plan:
             raise TaskError(
                 f"task {self.spec.task!r} has weights {handle.digest[:12]}, the job was planned with "
                 f"{self.task.digest[:12]}; plan the job again, or give the weights that it was planned with"
+            )
+        mine, its = (json.dumps(to_json(spec), sort_keys=True) for spec in (self.task.spec, handle.spec))
+        if mine != its:  # statistics, classes or temperature with the same weights
+            raise TaskError(
+                f"the record of task {self.spec.task!r} is not the one that the job was planned with; plan the job "
+                "again, or give the task that it was planned with"
             )
         return handle
 
