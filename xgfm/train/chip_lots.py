@@ -1,7 +1,7 @@
 """Which chips are read together, and how they come out of cubes.
 
-In: the plan of `plan_chips`, cubes and their labels. Out: lots, each of which becomes one shard: neighbouring chips,
-whose pixels are cut out of as few parts of the cubes as can be. A lot is lazy until Dask computes it.
+In: the plan of `plan_chips`, cubes and their labels. Out: chips in an order in which neighbours stand together, and the
+pixels of some of them, cut out of as few parts of the cubes as can be. They are lazy until Dask computes them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from xgfm.cube.composite import composite
-from xgfm.errors import CubeError, FramesError, LabelError
+from xgfm.errors import CubeError, FramesError, LabelError, TrainError
 from xgfm.grid import geobox_of
+from xgfm.train.chip_store import SPLITS
 
-_LOT_BYTES = 64 << 20
-_LOT_CHIPS = 64
+_PLANNED = ("source", "row", "column", "step", "x", "y", "group", "split")
+
 _CELL = 2048
 """Pixels: the most that a side of a part of a cube is, unless a chip is larger."""
 
@@ -61,6 +62,11 @@ class Source:
         """Dates of a chip."""
         return 1 if self.dates else self.cube.sizes["time"]
 
+    @property
+    def steps(self) -> int:
+        """Dates of the labels; 1 where they have none."""
+        return len(self.dates) or 1
+
     def times(self, step: int) -> NDArray[np.datetime64]:
         """Return the dates of a chip."""
         times: NDArray[np.datetime64] = self.cube["time"].values
@@ -83,6 +89,33 @@ def _dates(cube: xr.DataArray, labels: xr.DataArray, frames: int | None) -> tupl
     return tuple(found.tolist())
 
 
+def check_plan(plan: pd.DataFrame, sources: list[Source], size: int) -> None:
+    """Refuse a plan that is not of these cubes.
+
+    Raises
+    ------
+    TrainError
+        Columns that are missing, no chip, splits or label arrays that there are none of, chips beyond an edge.
+    """
+    if missing := [name for name in _PLANNED if name not in plan.columns]:
+        raise TrainError(f"the plan has no columns {missing}; make it with plan_chips(labels, size={size})")
+    if unknown := sorted(set(plan["split"]) - {*SPLITS, "none"}):
+        raise TrainError(f"the plan has splits {unknown}; expected some of {[*SPLITS, 'none']}")
+    if not (plan["split"] != "none").any():
+        raise TrainError("the plan has no chip of any split; make it with other shares= or a smaller buffer=")
+    if not plan["source"].between(0, len(sources) - 1).all():
+        raise TrainError(f"the plan is of {int(plan['source'].max()) + 1} cubes, and {len(sources)} were given")
+    for number, source in enumerate(sources):
+        mine, sizes = plan[plan["source"] == number], source.cube.sizes
+        for column, most in (("row", sizes["y"] - size), ("column", sizes["x"] - size), ("step", source.steps - 1)):
+            if not mine[column].between(0, most).all():
+                raise TrainError(
+                    f"the plan has chips of {size} pixels at {column} {int(mine[column].min())} to "
+                    f"{int(mine[column].max())} of cube {number}, where 0 to {most} are possible; make it from these "
+                    "labels, with plan_chips"
+                )
+
+
 def ordered(plan: pd.DataFrame, sources: list[Source], size: int) -> pd.DataFrame:
     """Return the plan with neighbours next to each other, without the chips of a buffer."""
     table = plan[plan["split"] != "none"].copy()
@@ -95,29 +128,29 @@ def _chunk(cube: xr.DataArray) -> int:
     return max((max(sizes) for dim, sizes in cube.chunksizes.items() if dim in ("y", "x")), default=_CELL)
 
 
-def lot_size(source: Source, size: int) -> int:
-    """Return how many chips a shard holds."""
-    chip = source.frames * source.cube.sizes["band"] * size * size * source.cube.dtype.itemsize
-    return int(np.clip(_LOT_BYTES // chip, 1, _LOT_CHIPS))
+def cut(rows: pd.DataFrame, sources: list[Source], size: int) -> Any:
+    """Return the images ``(n, T, C, H, W)`` and labels ``(n, H, W)`` of some chips, as a Dask delayed value.
+
+    Each part of a cube is let go when its chips are cut out.
+    """
+    parts = []
+    for _, near in rows.groupby(["source", "step", "down", "along"], sort=False):
+        source, step = (int(near[name].iloc[0]) for name in ("source", "step"))
+        top, left = int(near["row"].min()), int(near["column"].min())
+        bottom, right = int(near["row"].max()) + size, int(near["column"].max()) + size
+        corners = list(zip((near["row"] - top).tolist(), (near["column"] - left).tolist(), strict=True))
+        pixels, labels = sources[source].part(step, slice(top, bottom), slice(left, right))
+        parts.append(delayed(_cut, pure=False)(pixels, labels, corners, size))
+    return delayed(_joined, pure=False)(parts)
 
 
-def lot_of(table: pd.DataFrame, sources: list[Source], size: int) -> Any:
-    """Return the images ``(n, T, C, H, W)`` and labels ``(n, H, W)`` of some chips, as a Dask delayed value."""
-    pieces = []
-    for _, rows in table.groupby(["source", "step", "down", "along"], sort=False):
-        source, step = (int(rows[name].iloc[0]) for name in ("source", "step"))
-        top, left = int(rows["row"].min()), int(rows["column"].min())
-        bottom, right = int(rows["row"].max()) + size, int(rows["column"].max()) + size
-        corners = list(zip((rows["row"] - top).tolist(), (rows["column"] - left).tolist(), strict=True))
-        pieces.append((*sources[source].part(step, slice(top, bottom), slice(left, right)), corners))
-    return delayed(_cut, pure=False)(pieces, size)
+def _cut(
+    pixels: NDArray[Any], labels: NDArray[Any], corners: list[tuple[int, int]], size: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    windows = [np.s_[..., row : row + size, column : column + size] for row, column in corners]
+    return np.stack([pixels[window] for window in windows]), np.stack([labels[window] for window in windows])
 
 
-def _cut(pieces: list[tuple[Any, Any, list[tuple[int, int]]]], size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    images, labels = [], []
-    for pixels, label, corners in pieces:
-        for row, column in corners:
-            window = np.s_[..., row : row + size, column : column + size]
-            images.append(np.asarray(pixels)[window])
-            labels.append(np.asarray(label)[window])
-    return np.stack(images), np.stack(labels)
+def _joined(parts: list[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    images, labels = zip(*parts, strict=True)
+    return np.concatenate(images), np.concatenate(labels)

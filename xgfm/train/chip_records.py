@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from xgfm.cf import NODATA
@@ -21,8 +22,6 @@ from xgfm.errors import TrainError
 from xgfm.grid import geobox_of
 from xgfm.train.chip_lots import Source
 from xgfm.train.chip_store import SPLITS, BandStatistics
-
-_PLANNED = ["source", "row", "column", "step", "group", "split"]
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,18 @@ class Tally:
         """Count a lot: images ``(n, T, C, H, W)``, labels and valid ``(n, H, W)``."""
         of_split = {name: np.array([s == name for s in splits]) for name in SPLITS}
         counts = {name: _counted(labels[mine], valid[mine], classes) for name, mine in of_split.items()}
-        train = of_split["train"]
-        seen = np.moveaxis(images[train], 2, 0)[:, np.broadcast_to(valid[train, None], _without_bands(images[train]))]
-        values = seen.astype("float64")
+        sums = np.zeros((2, images.shape[2]))
+        for image, there in zip(images[of_split["train"]], valid[of_split["train"]], strict=True):
+            values = np.moveaxis(image, 1, 0)[:, :, there].reshape(images.shape[2], -1).astype("float64")
+            sums += values.sum(axis=1), (values**2).sum(axis=1)
         digest = hashlib.blake2b(digest_size=16)
         for array in (images, labels, valid):
             digest.update(np.ascontiguousarray(array).tobytes())
         return cls(
             counts,
-            values.shape[1],
-            tuple(values.sum(axis=1).tolist()),
-            tuple((values**2).sum(axis=1).tolist()),
+            int(valid[of_split["train"]].sum()) * images.shape[1],
+            tuple(sums[0].tolist()),
+            tuple(sums[1].tolist()),
             dict(failed),
             (digest.hexdigest(),),
         )
@@ -108,10 +108,6 @@ class Tally:
         )
 
 
-def _without_bands(images: NDArray[Any]) -> tuple[int, ...]:
-    return (*images.shape[:2], *images.shape[3:])
-
-
 def _counted(labels: NDArray[Any], valid: NDArray[np.bool_], classes: int) -> tuple[int, ...]:
     if not classes:
         return (int((valid & ~np.isnan(labels)).sum()),)
@@ -120,10 +116,25 @@ def _counted(labels: NDArray[Any], valid: NDArray[np.bool_], classes: int) -> tu
 
 
 def identity(table: pd.DataFrame, sources: Sequence[Source], size: int) -> str:
-    """Return a digest of which chips are cut out of which cubes."""
-    plan = table[_PLANNED].to_csv(index=False)
-    about = [{"cube": lineage(source), "classes": source.labels.attrs.get("flag_meanings")} for source in sources]
-    return hashlib.sha256(json.dumps([size, plan, about], sort_keys=True, default=str).encode()).hexdigest()
+    """Return a digest of which chips are cut out of which cubes, and of what the plan counted in them.
+
+    Arrays in memory count with their values, lazy ones with what they say of themselves.
+    """
+    about = [
+        {
+            "cube": lineage(source),
+            "classes": source.labels.attrs.get("flag_meanings"),
+            "values": [_values(array) for array in (source.cube, source.labels)],
+        }
+        for source in sources
+    ]
+    told = json.dumps([size, table.to_csv(index=False), about], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _values(array: xr.DataArray) -> str | None:
+    held = array.variable._data  # .data would load an array that is read when it is needed
+    return hashlib.sha256(np.ascontiguousarray(held)).hexdigest() if isinstance(held, np.ndarray) else None
 
 
 def lineage(source: Source) -> dict[str, Any]:
