@@ -109,8 +109,9 @@ def rounds(settings: TrainSettings, *, kills: int, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Read the options, make chips, kill."""
+    from field_chips import write_small_chips
+
     sys.path.insert(0, str(CHILD.parent))  # what tests share
-    from small_chips import write_small_chips
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)

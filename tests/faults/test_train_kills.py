@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import train_kills
-from small_chips import write_small_chips
+from field_chips import write_small_chips
 
 
 @pytest.mark.slow

@@ -15,8 +15,11 @@ import pandas as pd
 import pytest
 import small
 import torch
-from small_chips import write_small_chips
+from field_chips import field, plan_of, write_small_chips
+from typer.testing import CliRunner
 
+import xgfm
+from xgfm.cli import app
 from xgfm.errors import TrainError, WriteError
 from xgfm.models.build import build_task
 from xgfm.models.folder import save_task
@@ -278,6 +281,55 @@ def test_what_does_not_fit_is_refused_before_weights_are_opened(
         with pytest.raises(TrainError, match=said):
             train(settings(some, tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
+
+
+def test_from_cube_and_labels_to_a_map(tmp_path: Path) -> None:
+    cube, label = field()
+    record = small.task(model=small.model(frames=2), frames=2)
+    options: dict[str, Any] = {"folder": tmp_path / "run", "base": record, "task": "fields", "plan": plan_of(label),
+                               "size": 32, "epochs": 20, "batch_size": 4, "lr": 1e-2, "device": "cpu"}  # fmt: skip
+    result = fit(cube, label, **options)
+    mapped = xgfm.predict(cube, task=str(result.task)).fields
+    known = (label != 255) & (mapped != 255)
+    assert float((mapped == label).where(known).mean()) > 0.7
+    again = fit(cube, label, **options)
+    assert again.metrics == result.metrics
+    with pytest.raises(TrainError, match="a cube needs labels="):
+        fit(cube, **{**options, "folder": tmp_path / "other"})
+
+
+def test_a_cube_without_the_bases_bands_is_not_cut(tmp_path: Path) -> None:
+    cube, label = field()
+    record = small.task(model=small.model(frames=2), frames=2)
+    base = save_task(build_task(record), record, tmp_path / "base")
+    with pytest.raises(TrainError, match=r"\['swir22'\] are missing. Take images with these"):
+        fit(cube.isel(band=slice(0, 5)), label, folder=tmp_path / "run", base=base, size=32)
+    assert not (tmp_path / "run").exists()
+
+
+def test_windows_smaller_than_the_chips(chips: Chips, tmp_path: Path) -> None:
+    """Trained on random parts; validated and tested on all of each chip, window by window."""
+    result = run(settings(chips, tmp_path / "run", task={"window": 16, "halo": 0}, epochs=2))
+    assert load_task(result.task).spec.window == 16
+    sample = chips.read(chips.indexes("test"))
+    assert result.metrics["pixels"] == ((sample.label != 255) & sample.valid).sum()
+
+
+def test_the_command(chips: Chips, tmp_path: Path) -> None:
+    record = settings(chips, tmp_path / "run", epochs=1)
+    record.write(tmp_path / "settings.yaml")
+    said = CliRunner().invoke(app, ["train", str(tmp_path / "settings.yaml")])
+    assert said.exit_code == 0, said.output
+    assert "best weights: step 2" in said.output
+    assert f"task: {tmp_path / 'run' / 'task'}" in said.output
+    assert "mean_iou" in said.output
+    (tmp_path / "wrong.yaml").write_text("chips: a\nfolder: b\nbase: c\nepoch: 1\n")
+    said = CliRunner().invoke(app, ["train", str(tmp_path / "wrong.yaml")])
+    assert said.exit_code == 1
+    assert "line 4: there is no key 'epoch', did you mean 'epochs'?" in said.output
+    said = CliRunner().invoke(app, ["train", str(tmp_path / "settings.yaml"), "--ranks", "2"])
+    assert said.exit_code == 1
+    assert "--ranks 2: of which workers? Give --cluster" in said.output
 
 
 def test_fit_says_what_it_lacks(chips: Chips, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import small
 import torch
+from field_chips import write_small_chips
 from hypothesis import given
 from hypothesis import strategies as st
-from small_chips import write_small_chips
 from torch import nn
 
 from xgfm.errors import TrainError

@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused(a_task: Path, a_model: Path) -> None:
         (
             settings(a_model),
             facts(bands=("red", "nir08")),
-            r"was trained on bands .*missing. Write chips with",
+            r"was trained on bands .*missing. Take images",
         ),
         (settings(a_task), facts(frames=1), "takes 3 frames, chips have 1; write chips with frames=3, or"),
         (settings(a_task), facts(kind="regression", classes=()), "is a segmentation, the chips are for a regression"),

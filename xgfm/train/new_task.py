@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from xgfm.errors import TrainError
@@ -148,12 +149,17 @@ def _model(model: ModelSpec, facts: ChipFacts, *, scratch: bool) -> ModelSpec:
             licence="",
             paper="",
         )
-    if missing := [band for band in model.bands if band not in facts.bands]:
-        raise TrainError(
-            f"{model.name!r} was trained on bands {list(model.bands)}; chips have {list(facts.bands)}: {missing} are "
-            "missing. Write chips with these, or give method='scratch'"
-        )
+    check_bands(model.name, model.bands, facts.bands)
     return model
+
+
+def check_bands(name: str, bands: Sequence[str], given: Sequence[str]) -> None:
+    """Refuse data without a band that the weights of a base are for."""
+    if missing := [band for band in bands if band not in given]:
+        raise TrainError(
+            f"{name!r} was trained on bands {list(bands)}; the data have {list(given)}: {missing} are missing. Take "
+            "images with these, rename them as STAC names bands, or give method='scratch'"
+        )
 
 
 def _check_task(base: TaskSpec, facts: ChipFacts, *, scratch: bool) -> None:
