@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xgfm.cube.credentials import read
+from xgfm.cube.files import Blocks, Part, read_part
 from xgfm.cube.hrefs import is_local
 from xgfm.cube.loaders import Layer, Source, Step, check_chunks, place
 from xgfm.errors import ReadError
-from xgfm.cube.files import Blocks, Part, read_part
 
 if TYPE_CHECKING:
     import dask.array as da
