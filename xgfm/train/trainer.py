@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from xgfm.errors import TrainError
+from xgfm.infer.device import keep_memory
 from xgfm.models import registry
 from xgfm.train.checkpoints import Checkpoints
 from xgfm.train.chips import Chips, open_chips
@@ -241,6 +242,7 @@ def begin(settings: TrainSettings, ranks: Ranks) -> Run:
     """Prepare a run, as its last checkpoint has it where there is one. Every rank calls this."""
     chips = open_chips(settings.chips)
     _check(settings, chips, ranks)
+    keep_memory()
     kind = chips.facts.kind
     losses = Losses(settings.losses(kind), kind, _class_weights(settings, chips)).to(ranks.device)
     torch.manual_seed(settings.seed)
