@@ -5,7 +5,8 @@
 The two files are a chip of Sen1Floods11 (Bonafilia et al. 2020, doi:10.1109/CVPRW50498.2020.00113): thirteen bands of
 Sentinel-2 L1C at 10 m, on a grid in degrees, and labels -1 (not known), 0 (land) and 1 (water). A single image makes
 for few and like chips: the script shows the way, and what it learns holds for this image. For all 446 chips see
-`xgfm.import_chips`; to begin with Prithvi's weights, give their name: ``--base prithvi-eo-2-300m-tl``.
+`xgfm.import_chips`. A small U-Net of random weights is trained; to begin with Prithvi's, give their name: ``--base
+prithvi-eo-2.0-300m-tl``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from odc.geo.geobox import GeoBox
 import xgfm
 from xgfm.grid import with_grid
 from xgfm.models.spec import PRITHVI_BANDS
+from xgfm.train.baselines import unet_task
 from xgfm.train.sampling import draw_splits, plan_chips, split_table
 
 BANDS = ("B2", "B3", "B4", "B8A", "B11", "B12")
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--image", type=Path, required=True, help="..._S2Hand.tif")
     parser.add_argument("--label", type=Path, required=True, help="..._LabelHand.tif of the same place")
     parser.add_argument("--folder", type=Path, default=Path("flood"), help="where all of it is written")
-    parser.add_argument("--base", default="scratch", help="a model or a task to begin with")
+    parser.add_argument("--base", help="a model or a task to begin with, instead of a small U-Net")
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -62,12 +64,13 @@ def main() -> None:
     chips = xgfm.write_chips(cube, labels, options.folder / "chips.zarr", plan)
     result = xgfm.fit(
         chips,
-        base=options.base,
+        base=options.base or unet_task(chips.facts, widths=(16, 32, 64)),
         task={"name": "water", "title": "Water on one image of Sentinel-2"},
         folder=options.folder,
         steps=options.steps,
         every=max(options.steps // 5, 1),
         batch_size=8,
+        lr=None if options.base else 2e-3,  # weights that know something are moved less
         class_weights=[0.3, 0.7],
     )
     for score in result.metrics["classes"]:
