@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import breaking
+import field_chips
 import small
 import torch
+from distributed import WorkerPlugin
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xgfm.errors import TrainError
 from xgfm.models.build import build_task
+from xgfm.models.spec import to_json
+from xgfm.train.__main__ import main as train_main
 from xgfm.train.losses import IGNORE, Losses
 from xgfm.train.norm import synchronised
 from xgfm.train.ranks import Ranks, Rendezvous, joined
+from xgfm.train.settings import TrainSettings
+from xgfm.train.stepping import Stepper
 
 
 def free_port() -> int:
@@ -188,16 +194,68 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return float((apart / size) ** 0.5)
 
 
-def main(what: str, folder: str, *strike: str) -> None:
-    """Be a rank that torchrun or srun has started; ``strike``: a rank and a step, at which it is killed once."""
+STEPS, EVERY = 6, 2
+"""Of a training: steps, and those from one checkpoint to the next."""
+
+
+def training(folder: Path, name: str, **changes: Any) -> TrainSettings:
+    """Return the settings of a short training on chips in ``folder``, which are written where there are none."""
+    chips = folder / "chips.zarr"
+    if not chips.exists():
+        field_chips.write_small_chips(chips)
+    spec = small.task({**small.UNET, "head": {}}, frames=2, model=small.model(frames=2))
+    kept: dict[str, Any] = {
+        "chips": str(chips),
+        "folder": str(folder / name),
+        "base": {"kind": "task", "spec": to_json(spec)},
+        "method": "scratch",
+        "batch_size": 6,
+        "steps": STEPS,
+        "every": EVERY,
+        "loss": {"cross_entropy": 1.0, "dice": 0.5},
+        "class_weights": [0.5, 1.0, 2.0],
+        "precision": "fp32",
+        "device": "cpu",
+        "seed": 3,
+    }
+    return TrainSettings(**{**kept, **changes})
+
+
+def strike(fault: Fault) -> None:
+    """Let a fault strike the trainer of this process before a step."""
+    take = Stepper.take
+
+    def struck(self: Stepper, step: int, *args: Any) -> Any:
+        fault(self.ranks.rank, step)
+        return take(self, step, *args)
+
+    Stepper.take = struck  # type: ignore[method-assign]
+
+
+@dataclass
+class Strike(WorkerPlugin):
+    """Let a fault strike the trainers of a cluster."""
+
+    fault: Fault
+    name: str = "strike"
+
+    def setup(self, worker: Any) -> None:
+        strike(self.fault)
+
+
+def main(what: str, path: str, *which: str) -> None:
+    """Be a rank that torchrun or srun has started; ``which``: a rank and a step, at which it is killed once."""
     torch.set_num_threads(1)
+    if what == "train":
+        strike(Fault(int(which[0]), int(which[1]), breaking.kill, f"{path}.struck"))
+        sys.exit(train_main([path]))
     with joined(device="cpu") as here:
         if what == "gradients":
-            torch.save(gradients(here), Path(folder) / f"{here.rank}.pt")
+            torch.save(gradients(here), Path(path) / f"{here.rank}.pt")
             return
-        rank, step = map(int, strike)
-        done = count_up(here, folder, step + 3, Fault(rank, step, breaking.kill, str(Path(folder) / "struck")))
-        Path(folder, f"done-{here.rank}.json").write_text(json.dumps(done))
+        rank, step = map(int, which)
+        done = count_up(here, path, step + 3, Fault(rank, step, breaking.kill, str(Path(path) / "struck")))
+        Path(path, f"done-{here.rank}.json").write_text(json.dumps(done))
 
 
 if __name__ == "__main__":

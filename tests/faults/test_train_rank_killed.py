@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import breaking
+import numpy as np
 import psutil
 import pytest
 import ranking
@@ -17,7 +18,11 @@ from distributed import Client, LocalCluster
 
 from xgfm.errors import ClusterError, TrainError
 from xgfm.train import launch
+from xgfm.train.history import read_history
 from xgfm.train.launch import run_ranks
+from xgfm.train.trainer import TrainResult, train
+
+pytestmark = pytest.mark.slow
 
 STEPS, AT = 6, 3
 """Steps of the training, and the one before which something happens."""
@@ -124,17 +129,52 @@ def test_a_launch_that_is_interrupted_leaves_no_rank_behind(
     assert run_ranks(work(tmp_path), client, 2, device="cpu")["began"] == AT
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A training that nothing happens to, by one process."""
+    return train(ranking.training(tmp_path_factory.mktemp("trainings"), "whole"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_training_of_which_a_rank_is_killed(rank: int, client: Client, whole: TrainResult, tmp_path: Path) -> None:
+    """It is finished, and its history reads as if nothing had happened."""
+    settings = ranking.training(whole.folder.parent, f"workers-{rank}")
+    struck = fault(tmp_path, rank, breaking.kill)
+    client.register_plugin(ranking.Strike(struck))
+    result = launch.launch(settings, client, 2)
+    assert len(struck.pids) == 1
+    assert list(result.history.index) == list(range(1, ranking.STEPS + 1))
+    np.testing.assert_allclose(result.history["loss"], whole.history["loss"], rtol=1e-5)
+    assert result.metrics == pytest.approx(whole.metrics, rel=1e-5)
+
+
+def test_a_training_of_torchrun_of_which_a_rank_is_killed(whole: TrainResult) -> None:
+    settings = ranking.training(whole.folder.parent, "torchrun")
+    path = whole.folder.parent / "torchrun.yaml"
+    settings.write(path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command += [ranking.__file__, "train", str(path), "1", str(AT)]
+    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert Path(f"{path}.struck").exists()
+    history = read_history(settings.folder)
+    np.testing.assert_allclose(history["loss"], whole.history["loss"], rtol=1e-5)
+    assert (Path(settings.folder) / "task" / "model.safetensors").exists()
+
+
+def environment() -> dict[str, str]:
+    """What a program needs to find the modules of tests."""
+    path = os.pathsep.join([str(Path(ranking.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Client]:
     """Two workers that nobody starts again."""
     with LocalCluster(n_workers=0, dashboard_address=":0", silence_logs="CRITICAL") as scheduler:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler.scheduler_address, "--no-nanny"]
         command += ["--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path / "scratch")]
-        path = os.pathsep.join([str(Path(ranking.__file__).parent), os.environ.get("PYTHONPATH", "")])
-        workers = [
-            subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL)
-            for _ in range(2)
-        ]
+        workers = [subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) for _ in range(2)]
         try:
             with Client(scheduler) as connected:
                 connected.wait_for_workers(2, timeout=60)

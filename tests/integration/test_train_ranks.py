@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ranking
 import torch
@@ -15,9 +16,17 @@ from distributed import Client, LocalCluster
 from torch import Tensor
 
 from xgfm.cluster import open as open_cluster
-from xgfm.train.launch import run_ranks
+from xgfm.train.checkpoints import Checkpoints
+from xgfm.train.history import read_history
+from xgfm.train.launch import launch, run_ranks
 from xgfm.train.ranks import Ranks
+from xgfm.train.settings import TrainSettings
+from xgfm.train.trainer import TrainResult, train
 
+pytestmark = pytest.mark.slow
+
+CLOSE = 1e-5
+"""Largest relative difference of a loss or a gradient's norm, at any step of a short training."""
 TOLERANCE = 2e-6
 """Largest difference of a gradient from that of one process, as a share of its size: sums of fp32 in another order."""
 PROGRAM = Path(ranking.__file__)
@@ -74,14 +83,12 @@ def test_workers_of_a_dask_cluster(expected: dict[str, Tensor]) -> None:
     assert ranking.difference(found, expected) < TOLERANCE
 
 
-@pytest.mark.slow
 def test_a_step_of_slurm(slurm: None, expected: dict[str, Tensor], tmp_path: Path) -> None:
     done = srun(2, str(PROGRAM), "gradients", str(tmp_path))
     assert done.returncode == 0, done.stdout[-3000:]
     are_equal(tmp_path, 2, expected)
 
 
-@pytest.mark.slow
 def test_workers_of_a_dask_cluster_in_a_queue(slurm: None, expected: dict[str, Tensor], tmp_path: Path) -> None:
     with open_cluster(
         "slurm",
@@ -113,7 +120,6 @@ def test_torchrun_starts_ranks_again(rank: int, tmp_path: Path) -> None:
         assert (done["began"], done["steps"], done["world"], done["sum"]) == (4, 7, 2, 2)
 
 
-@pytest.mark.slow
 def test_a_step_of_slurm_ends_when_a_rank_dies_and_its_like_goes_on(slurm: None, tmp_path: Path) -> None:
     arguments = (str(PROGRAM), "count", str(tmp_path), "1", "4")
     done = srun(2, *arguments)
@@ -122,3 +128,57 @@ def test_a_step_of_slurm_ends_when_a_rank_dies_and_its_like_goes_on(slurm: None,
     done = srun(2, *arguments)
     assert done.returncode == 0, done.stdout[-3000:]
     assert json.loads((tmp_path / "done-0.json").read_text())["began"] == 4
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A training by one process; its folder's neighbours are those of the others."""
+    return train(ranking.training(tmp_path_factory.mktemp("trainings"), "alone"))
+
+
+def is_the_same_run(settings: TrainSettings, alone: TrainResult) -> None:
+    """Losses, gradients and validations of every step, and the weights in the end."""
+    history = read_history(settings.folder)
+    for column in ("loss", "gradient_norm", "val_loss"):
+        np.testing.assert_allclose(history[column], alone.history[column], rtol=CLOSE)
+    mine, its = (
+        Checkpoints(Path(folder) / "checkpoints").load(Checkpoints(Path(folder) / "checkpoints").last())["module"]
+        for folder in (settings.folder, alone.folder)
+    )
+    assert list(mine) == list(its)
+    apart = [float((mine[name] - its[name]).abs().max()) for name in mine if mine[name].is_floating_point()]
+    assert max(apart) < 0.05 * settings.rate * ranking.STEPS  # weights move by about a rate in a step
+
+
+def settings_of(alone: TrainResult, name: str) -> tuple[TrainSettings, str]:
+    """Return settings of the same training in another folder, and the file that holds them."""
+    settings = ranking.training(alone.folder.parent, name)
+    path = alone.folder.parent / f"{name}.yaml"
+    settings.write(path)
+    return settings, str(path)
+
+
+def test_a_training_by_torchrun(alone: TrainResult) -> None:
+    settings, path = settings_of(alone, "torchrun")
+    torchrun(2, "-m", "xgfm.train", path)
+    is_the_same_run(settings, alone)
+    assert (Path(settings.folder) / "task" / "model.safetensors").exists()
+
+
+def test_a_training_on_workers(alone: TrainResult) -> None:
+    """On three, of which none has the share of another: 6 chips are 2 for each, 2 of validation are 1, 1, 0."""
+    settings, _ = settings_of(alone, "workers")
+    with (
+        LocalCluster(n_workers=3, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        result = launch(settings, client, 3)
+    is_the_same_run(settings, alone)
+    assert result.metrics == pytest.approx(alone.metrics, rel=1e-5)
+
+
+def test_a_training_by_slurm(slurm: None, alone: TrainResult) -> None:
+    settings, path = settings_of(alone, "slurm")
+    done = srun(2, "-m", "xgfm.train", path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    is_the_same_run(settings, alone)
