@@ -17,6 +17,7 @@ import xarray as xr
 from xgfm.errors import TrainError
 from xgfm.models import registry
 from xgfm.models.spec import ModelSpec, TaskSpec, to_json
+from xgfm.store.objects import local_folder
 from xgfm.train.chips import Chips, open_chips, write_chips
 from xgfm.train.finish import check_artifact, finish
 from xgfm.train.launch import launch, on_worker
@@ -96,7 +97,7 @@ def fit(
     cutting = {name: settings.pop(name) for name in _CHIPS if name in settings}
     store = _store(data, labels, Path(folder), cutting)
     record = TrainSettings(
-        chips=str(store),
+        chips=store,
         folder=str(Path(folder).expanduser()),
         base=_base(base),
         task=_task(task),
@@ -124,6 +125,10 @@ def run(settings: TrainSettings, *, client: Client | None = None, ranks: int = 1
         raise TrainError(f"ranks={ranks} needs client=, a Dask client with as many workers; or start it by torchrun")
     check_artifact(settings)
     folder = Path(settings.folder).expanduser()
+    if client is not None:  # workers may have been started elsewhere
+        folder = folder.absolute()
+        chips = str(local_folder(settings.chips) or settings.chips)
+        settings = settings.model_copy(update={"folder": str(folder), "chips": chips})
     folder.mkdir(parents=True, exist_ok=True)
     settings.write(folder / SETTINGS)
     trained = train(settings) if client is None else launch(settings, client, ranks)
@@ -131,17 +136,17 @@ def run(settings: TrainSettings, *, client: Client | None = None, ranks: int = 1
     return TrainResult(trained.folder, trained.history, metrics, trained.step)
 
 
-def _store(data: Any, labels: Any, folder: Path, cutting: Mapping[str, Any]) -> Path:
+def _store(data: Any, labels: Any, folder: Path, cutting: Mapping[str, Any]) -> str:
     """Return where the chips are, or will be; refuse what does not go together."""
     if isinstance(data, Chips | str | os.PathLike):
         if labels is not None or cutting:
             more = ["labels", *cutting] if labels is not None else list(cutting)
             raise TrainError(f"{more} are for cubes; these chips are cut already: leave them out")
         chips = data if isinstance(data, Chips) else open_chips(data)
-        return Path(chips.path)
+        return chips.path
     if labels is None:
         raise TrainError("a cube needs labels=, a label array on its grid: xgfm.labels(source, cube)")
-    return folder.expanduser() / CHIPS
+    return str(folder.expanduser() / CHIPS)
 
 
 def _check_bands(settings: TrainSettings, data: xr.DataArray | list[xr.DataArray]) -> None:
