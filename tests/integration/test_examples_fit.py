@@ -59,7 +59,7 @@ def test_water_is_learned_from_a_real_image(shared_data: Path, tmp_path: Path) -
     said = run("fit_flood.py", tmp_path, *words, "--steps", "12")
     water = re.search(r"test split, water: IoU ([\d.]+)", said)
     assert water is not None
-    assert float(water[1]) > 0.2
+    assert float(water[1]) > 0.25  # all of it called water: 0.1
     for picture in ("splits.png", "water.png"):
         assert_drawn(tmp_path / picture)
 
@@ -70,7 +70,7 @@ def test_biomass_is_learned_from_a_few_real_pixels(shared_data: Path, tmp_path: 
     said = run("fit_biomass.py", tmp_path, *words, "--steps", "40")
     found = re.search(r"test split: RMSE ([\d.]+) t/ha", said)
     assert found is not None
-    assert 0 < float(found[1]) < 8  # the labels' standard deviation is 4.6, their mean 5.5
+    assert 0 < float(found[1]) < 6  # the labels' standard deviation is 4.5, their mean 5.6
     assert_drawn(tmp_path / "biomass.png")
 
 
@@ -78,7 +78,7 @@ def test_smoke_is_learned_from_outlines_on_a_geostationary_cube(tmp_path: Path) 
     """Outlines in degrees meet a grid of scanning angles; pictures are told apart by the minute."""
     said = run("fit_smoke.py", tmp_path, "--size", "128", "--chip", "32", "--steps", "60")
     smoke = next(line for line in said.split("a day that it has not seen")[1].splitlines() if line.startswith("smoke"))
-    assert float(re.findall(r"\d\.\d+", smoke)[0]) > 0.3
+    assert float(re.findall(r"\d\.\d+", smoke)[0]) > 0.7  # all of it called smoke: 0.2
     assert_drawn(tmp_path / "smoke.png")
     spec = xgfm.load_task(tmp_path / "task").spec
     assert spec.bands == tuple(f"C{number:02d}" for number in range(1, 17))

@@ -10,10 +10,13 @@ import shapely
 import xarray as xr
 from pyproj import Transformer
 from rasterio.features import rasterize
+from toys import Handle, model_spec, task_spec
 
+import xgfm
 from xgfm.cube.geostationary import ABI_BANDS, abi_geobox, outline_smoke, simulate_goes
 from xgfm.errors import GridError
 from xgfm.grid import geobox_of, pixel_size_m
+from xgfm.models.spec import Statistics
 
 STEP = 56e-6
 """Radians of a pixel."""
@@ -108,3 +111,17 @@ def test_outlines_follow_the_smoke_and_are_not_exact(burning: tuple[xr.DataArray
     whole = shapely.geometry.shape(features[0]["geometry"])
     assert features[0]["properties"]["class"] == "no smoke"
     assert all(whole.buffer(0.1).contains(shapely.geometry.shape(f["geometry"])) for f in features)
+
+
+def test_a_map_is_the_same_in_any_cut_of_the_disk(burning: tuple[xr.DataArray, xr.DataArray]) -> None:
+    """Windows are anchored to the fixed grid: what lies a window away from an edge does not see where it is."""
+    cube = burning[0].isel(time=[0])
+    known = Statistics(*(tuple(m(("time", "y", "x")).values.tolist()) for m in (cube.mean, cube.std)), 1.0)
+    model = model_spec(bands=ABI_BANDS, statistics=known, frames=1, pixel_size=2100.0)
+    handle = Handle(task_spec(frames=1, model=model, statistics=known, pixel_size=2100.0))
+    whole = xgfm.predict(cube, handle, precision="fp32").toy_task
+    part = xgfm.predict(cube.isel(y=slice(23, None), x=slice(17, 71)), handle, precision="fp32").toy_task
+    assert len(np.unique(whole)) == 3
+    inside = {"y": slice(16, -16), "x": slice(16, -16)}
+    expected = whole.isel(y=slice(23, None), x=slice(17, 71)).isel(inside)
+    np.testing.assert_array_equal(part.isel(inside).values, expected.values)
