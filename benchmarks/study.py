@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("study"), help="data, runs, tables and figures")
     parser.add_argument("--unlabelled", type=int, default=6, help="seasons that are pre-trained on")
-    parser.add_argument("--labelled", type=int, default=4, help="seasons whose chips are split")
+    parser.add_argument("--labelled", type=int, default=8, help="seasons whose chips are split")
     parser.add_argument("--side", type=int, default=512, help="rows and columns of a season")
     parser.add_argument("--width", type=int, default=96, help="of the encoder")
     parser.add_argument("--pretraining", type=int, default=1500, help="steps")
@@ -110,7 +110,7 @@ def main() -> None:
 
     begun = time.perf_counter()
     seasons = range(options.unlabelled), range(options.unlabelled, options.unlabelled + options.labelled)
-    plain = chips_of(seasons[0], options.folder / "unlabelled.zarr", options.side, shares=(0.9, 0.1, 0.0))
+    plain = chips_of(seasons[0], options.folder / "unlabelled.zarr", options.side, shares=(0.9, 0.1, 0.0), allow_missing=True)
     chips_of(seasons[1], options.folder / "chips.zarr", options.side, shares=(0.6, 0.15, 0.25))
     simulated = time.perf_counter()
     model = pretrain(

@@ -123,6 +123,21 @@ def test_features_at_a_pixel_are_torchs_bilinear_ones() -> None:
     np.testing.assert_allclose(found, enlarged.reshape(4, -1).T, atol=1e-5)
 
 
+def test_a_label_is_given_what_lies_under_it() -> None:
+    """Features that are the patch's own row and column; a pixel in the middle of four patches has their mean."""
+    box = toys.geobox(40, 48, row=-160_000, column=14_688)
+    places = np.stack(np.mgrid[:5, :6]).astype("float32")
+    array = with_grid(xr.DataArray(places, dims=("feature", "y", "x")), box.zoom_out(8))
+    labels = np.full((40, 48), 255, "uint8")
+    pixels = [(12, 20), (15, 16), (0, 47), (39, 0)]
+    for row, column in pixels:
+        labels[row, column] = 1
+    found = _examples(array, with_grid(xr.DataArray(labels, dims=("y", "x")), box), 100, 0)
+    order = sorted(pixels)
+    wanted = np.clip([[(r + 0.5) / 8 - 0.5, (c + 0.5) / 8 - 0.5] for r, c in order], 0, [4, 5])
+    np.testing.assert_allclose(found.features, wanted, atol=1e-5)
+
+
 def test_missing_patches_lend_nothing() -> None:
     values = np.ones((2, 2, 3), "float32")
     values[:, :, 0] = np.nan
