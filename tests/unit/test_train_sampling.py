@@ -172,6 +172,16 @@ def test_shares_are_of_every_class() -> None:
     assert (table["groups"] >= 2).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rare_class_comes_into_every_split(seed: int) -> None:
+    # Forty groups of a common class, three of them with rare ones: one has to lie in each split.
+    counts = np.zeros((40, 11), "int64")
+    counts[:, 0] = 1000
+    counts[[3, 17, 30], 1:] = 1
+    split = deal(Deal(np.arange(40), counts, np.empty((0, 2), "int64"), (0.8, 0.1, 0.1)), seed)
+    assert sorted(split[[3, 17, 30]]) == [0, 1, 2]
+
+
 def test_a_split_may_have_no_share() -> None:
     plan = quiet(LABELS, size=32, shares=(0.8, 0.2, 0.0))
     assert set(plan["split"]) <= {"train", "val", "none"}
