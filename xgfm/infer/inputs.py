@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -68,14 +69,12 @@ def lattice_origin(geobox: GeoBox) -> tuple[int, int]:
     counts alike.
     """
     transform = geobox.transform
-    # A ten-thousandth of a pixel keeps edges that are whole up to rounding on their own side.
-    return int(transform.f // transform.e + _nudge(transform.f / transform.e)), int(
-        transform.c // transform.a + _nudge(transform.c / transform.a)
-    )
+    return _whole(transform.f / transform.e), _whole(transform.c / transform.a)
 
 
-def _nudge(index: float) -> int:
-    return int(index % 1 > 1 - 1e-4)
+def _whole(index: float) -> int:
+    """Round down, but for a ten-thousandth of a pixel: edges that are whole up to rounding keep to their own side."""
+    return math.floor(index + 1e-4)
 
 
 def model_facts(handle: ModelHandle) -> dict[str, str]:
