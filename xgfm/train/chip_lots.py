@@ -141,7 +141,7 @@ def cut(rows: pd.DataFrame, sources: list[Source], size: int) -> Any:
         corners = list(zip((near["row"] - top).tolist(), (near["column"] - left).tolist(), strict=True))
         pixels, labels = sources[source].part(step, slice(top, bottom), slice(left, right))
         parts.append(delayed(_cut, pure=False)(pixels, labels, corners, size))
-    return delayed(_joined, pure=False)(parts)
+    return delayed(joined, pure=False)(parts)
 
 
 def _cut(
@@ -151,6 +151,7 @@ def _cut(
     return np.stack([pixels[window] for window in windows]), np.stack([labels[window] for window in windows])
 
 
-def _joined(parts: list[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[Any], NDArray[Any]]:
+def joined(parts: list[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Put images and labels of parts one after the other."""
     images, labels = zip(*parts, strict=True)
     return np.concatenate(images), np.concatenate(labels)

@@ -47,7 +47,7 @@ class Sample(NamedTuple):
     valid: Any
     """``(n, H, W)`` bool: every band of every frame is there."""
     time: Any
-    """``(n, T, 2)`` year and 0-based day of the year."""
+    """``(n, T, 2)`` year and 0-based day of the year; NaN where nothing says."""
     location: Any
     """``(n, 2)`` latitude and longitude of the middle."""
 
@@ -163,11 +163,13 @@ class Chips:
         group = zarr.open_group(zarr_store(self.path), mode="r")
         dates = np.asarray(group["date"][:]).astype("datetime64[s]")  # type: ignore[index]
         year = dates.astype("datetime64[Y]")
-        day = (dates.astype("datetime64[D]") - year).astype("int64")
+        day = dates.astype("datetime64[D]") - year
+        told = np.stack([year.astype("float64") + 1970, day.astype("float64")], axis=-1).astype("float32")
+        told[np.isnat(dates)] = np.nan
         return {
             "split": np.asarray(group["split"][:]),  # type: ignore[index]
             "group": np.asarray(group["group"][:]),  # type: ignore[index]
-            "told": np.stack([year.astype("int64") + 1970, day], axis=-1).astype("float32"),
+            "told": told,
             "location": np.stack([np.asarray(group[n][:]) for n in ("lat", "lon")], axis=-1).astype("float32"),  # type: ignore[index]
         }
 

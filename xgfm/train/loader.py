@@ -245,6 +245,8 @@ def normalised(sample: Sample, spec: TaskSpec, facts: ChipFacts, device: str) ->
     Tensor
         ``(B, C, T, H, W)`` float32.
     """
+    if "time" in spec.coords and sample.time.isnan().any():
+        raise TrainError(f"{spec.name} is told the dates of images, and some chips have no dates; give coords=()")
     image = sample.image
     if tuple(spec.bands) != facts.bands:
         image = image[:, :, [facts.bands.index(band) for band in spec.bands]]
