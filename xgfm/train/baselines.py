@@ -128,7 +128,7 @@ def pixel_features(sample: Sample, nodata: float | None) -> NDArray[np.float32]:
     spread = (_around(values.square()) / share - mean.square()).clamp_min(0).sqrt()
     filled = torch.where(there, image, mean)
     parts = [filled, mean, spread]
-    frames = filled.unflatten(1, sample.image.shape[1:3])
+    frames = filled.reshape(sample.image.shape)
     if frames.shape[1] > 1:
         parts += [frames.amin(1), frames.amax(1), frames.mean(1), frames.std(1)]
     return torch.cat(parts, dim=1).movedim(1, -1).numpy()

@@ -221,7 +221,7 @@ def _on_workers(planned: Sequence[Planned], client: Client) -> Iterator[tuple[st
     from distributed import as_completed
 
     waiting = list(reversed(planned))
-    under_way: dict[Future, Planned] = {}
+    under_way: dict[Future[str | None], Planned] = {}
     finished = as_completed()
 
     def send() -> None:

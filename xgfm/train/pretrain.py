@@ -205,8 +205,8 @@ class _Run:
                 row = {"step": self.step, "loss": loss, "lr": rate, "seconds": seconds}
                 last = self.step == self.options.steps
                 due = last or self.step % self.options.every == 0
-                if due:
-                    row["val_loss"] = self._validate()
+                if due and (scored := self._validate()) is not None:
+                    row["val_loss"] = scored
                 history.add(row)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4g}")
@@ -247,7 +247,8 @@ class _Run:
         there = batch.valid.to(self.device)[:, None, None].expand_as(x).float()
         weight = self.module.patchify(there) * said.mask[..., None]  # (B, N, P)
         error = (said.prediction.float() - self._target(x)).square()
-        return (error * weight).sum() / weight.sum().clamp_min(1.0)
+        mean: Tensor = (error * weight).sum() / weight.sum().clamp_min(1.0)
+        return mean
 
     def _target(self, x: Tensor) -> Tensor:
         target = self.module.patchify(x)
