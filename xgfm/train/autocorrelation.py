@@ -89,7 +89,7 @@ def correlogram(labels: Sequence[xr.DataArray]) -> Correlogram:
 
 def _empty_pairs(pixel: float, longest: float) -> _Pairs:
     steps = max(1, math.ceil(math.log(max(longest / pixel, 1.5)) / math.log(math.sqrt(2))))
-    edges = 0.84 * pixel * math.sqrt(2) ** np.arange(steps + 1)
+    edges = (0.84 * pixel * math.sqrt(2) ** np.arange(steps + 1)).astype("float64")
     return _Pairs(edges, *(np.zeros(steps) for _ in range(3)))
 
 
@@ -107,7 +107,8 @@ def _windows(array: xr.DataArray, rng: np.random.Generator) -> Iterator[NDArray[
 
 
 def _labelled(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return values != NODATA if values.dtype.kind == "u" else ~np.isnan(values)
+    labelled: NDArray[np.bool_] = values != NODATA if values.dtype.kind == "u" else ~np.isnan(values)
+    return labelled
 
 
 def _add_window(

@@ -120,7 +120,8 @@ def _sliding(cells: NDArray[np.int64], size: int, stride: int) -> NDArray[np.int
     down = high[:count] - low[:count]
     low, high = down[:, :-width:step], down[:, width::step]
     count = min(low.shape[1], high.shape[1])
-    return high[:, :count] - low[:, :count]
+    counts: NDArray[np.int64] = high[:, :count] - low[:, :count]
+    return counts
 
 
 def _cells(labels: xr.DataArray, cell: int, classes: int) -> NDArray[np.int64]:
@@ -144,7 +145,8 @@ def _counted(values: NDArray[Any], cell: int, classes: int) -> NDArray[np.int64]
     high, wide = (size // cell for size in values.shape)
     cut = values.reshape(high, cell, wide, cell)
     if not classes:
-        return (~np.isnan(cut)).sum(axis=(1, 3))[..., None]
+        labelled: NDArray[np.int64] = (~np.isnan(cut)).sum(axis=(1, 3))[..., None]
+        return labelled
     strange = np.setdiff1d(np.unique(values), [*range(classes), NODATA])
     if strange.size:
         raise LabelError(

@@ -19,7 +19,7 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from xgfm.jobs.region import DEGREES, transformer
-from xgfm.train.label_grid import applied
+from xgfm.train.label_grid import applied, grid_crs
 
 _RADIUS = 6_371_007.2
 """Metres: of the sphere with the Earth's surface."""
@@ -70,7 +70,8 @@ class Places:
             pairs = tree.query(outlines[here], predicate="dwithin", distance=metres * (1 - 1e-9))
             found.append(np.column_stack([here[pairs[0]], pairs[1]]))
         together = np.concatenate(found)
-        return together[together[:, 0] != together[:, 1]]
+        others: NDArray[np.int64] = together[together[:, 0] != together[:, 1]]
+        return others
 
     def nearest(self, of: NDArray[np.bool_], to: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return metres from each chip of one set to the nearest of another; infinite where there is none."""
@@ -90,13 +91,14 @@ class Places:
         Sources of one projected CRS share its plane; one in degrees has a plane of its own, round its centre.
         """
         done: list[CRS] = []
-        for number, geobox in enumerate(self.geoboxes):
-            if geobox.crs.geographic:
-                yield self.source == number, self._outlines(_plane(geobox))
-            elif geobox.crs not in done:
-                done.append(geobox.crs)
-                same = [i for i, other in enumerate(self.geoboxes) if other.crs == geobox.crs]
-                yield np.isin(self.source, same), self._outlines(geobox.crs)
+        systems = [grid_crs(geobox) for geobox in self.geoboxes]
+        for number, crs in enumerate(systems):
+            if crs.geographic:
+                yield self.source == number, self._outlines(_plane(self.geoboxes[number]))
+            elif crs not in done:
+                done.append(crs)
+                same = [i for i, other in enumerate(systems) if other == crs]
+                yield np.isin(self.source, same), self._outlines(crs)
 
     def _outlines(self, crs: CRS) -> NDArray[np.object_]:
         moved = self.corners.copy()

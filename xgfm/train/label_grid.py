@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from xgfm.cf import NODATA
-from xgfm.errors import LabelError
+from xgfm.errors import GridError, LabelError
 from xgfm.jobs.region import transformer
 from xgfm.train.legend import Legend
 
 if TYPE_CHECKING:
     import dask.array as da
     from affine import Affine
+    from odc.geo.crs import CRS
 
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]
 """Sizes of the chunks along y and x."""
@@ -38,6 +39,13 @@ class Part(Protocol):
 
     def read(self) -> NDArray[Any]:
         """Return the block, ``(y, x)``."""
+
+
+def grid_crs(geobox: GeoBox) -> CRS:
+    """Return the CRS of a grid, which `geobox_of` has made sure of."""
+    if geobox.crs is None:
+        raise GridError("the grid has no CRS; attach one with cube.odc.assign_crs('EPSG:...')")
+    return geobox.crs
 
 
 def applied(transform: Affine, columns: Any, rows: Any) -> tuple[Any, Any]:
@@ -75,9 +83,10 @@ def _lazy(part_of: Callable[[GeoBox], Part], geobox: GeoBox, chunks: Chunks, dty
     for i, j in np.ndindex(parts.shape):
         parts[i, j] = part_of(geobox[rows[i] : rows[i + 1], columns[j] : columns[j + 1]])
     # One part to a chunk: each task carries its own and nothing else.
-    return da.map_blocks(
+    lazy: da.Array = da.map_blocks(
         _read, da.from_array(parts, chunks=1), chunks=chunks, dtype=dtype, meta=np.empty((0, 0), dtype)
     )
+    return lazy
 
 
 def _read(parts: NDArray[np.object_]) -> NDArray[Any]:

@@ -97,7 +97,8 @@ def _asset(assets: Mapping[str, Any], raster: bool, name: str) -> Mapping[str, A
         [asset for key, _, asset in fit if "label" in key],
     ):
         if len(found) == 1:
-            return found[0]
+            asset: Mapping[str, Any] = found[0]
+            return asset
     raise LabelError(
         f"item {name} has no one {'raster' if raster else 'vector'} asset of labels among {', '.join(assets)}; give "
         "one of them the role 'labels', or pass its file"

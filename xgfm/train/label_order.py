@@ -44,7 +44,7 @@ def drawing_order(
 def dates_of(features: Features, name: str) -> NDArray[np.datetime64]:
     """Return an attribute as dates (UTC), NaT where it is empty."""
     column = features.column(name, "time_column")
-    if any(isinstance(each, int | float | np.number) and not pd.isna(each) for each in column):
+    if any(isinstance(each, int | float | np.number) and each == each for each in column):
         raise LabelError(f"column {name!r} of {features.name} holds numbers; expected dates, 2024-07-02")
     try:
         # Each by itself: texts may be days and hours, mixed with dates of other libraries.

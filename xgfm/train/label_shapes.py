@@ -14,18 +14,20 @@ import shapely
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from pyproj import Geod
 
 from xgfm.errors import LabelError
 from xgfm.grid import crs_name
 from xgfm.jobs.region import DEGREES, transformer
 from xgfm.train.label_files import Features, crs_of
-from xgfm.train.label_grid import applied
+from xgfm.train.label_grid import applied, grid_crs
 
 Invalid = Literal["raise", "mend"]
 
 _LONG_EDGE = 10_000.0
 """Metres: edges that are longer get points between before they are projected; straight to 2 m at middle latitudes."""
 _METRES_PER_DEGREE = 111_320.0
+_EARTH = Geod(ellps="WGS84")
 
 
 def placed(features: Features, geobox: GeoBox, *, crs: Any, buffer: float, invalid: Invalid) -> Features:
@@ -59,7 +61,7 @@ def placed(features: Features, geobox: GeoBox, *, crs: Any, buffer: float, inval
     _check_units(features, own)
     near = features.take(np.flatnonzero(_near(features.geometry, own, geobox, abs(buffer))))
     near = _valid(near, invalid)
-    geometry = _projected(near.geometry, own, geobox.crs)
+    geometry = _projected(near.geometry, own, grid_crs(geobox))
     geometry = _buffered(geometry, buffer, geobox) if buffer else geometry
     kept = shapely.intersects(geometry, geobox.pad(1).extent.geom)
     return Features(geometry, near.columns, geobox.crs, near.name).take(np.flatnonzero(kept))
@@ -77,7 +79,7 @@ def place_of(geobox: GeoBox) -> str:
     box = geobox.boundingbox
     west, south, east, north = transformer(geobox.crs, DEGREES).transform_bounds(*box.bbox)
     return (
-        f"x {box.left:.6g} to {box.right:.6g}, y {box.bottom:.6g} to {box.top:.6g} in {crs_name(geobox.crs)} "
+        f"x {box.left:.6g} to {box.right:.6g}, y {box.bottom:.6g} to {box.top:.6g} in {crs_name(grid_crs(geobox))} "
         f"({west:.4f} to {east:.4f} E, {south:.4f} to {north:.4f} N)"
     )
 
@@ -138,8 +140,11 @@ def _near(geometry: NDArray[np.object_], crs: CRS, geobox: GeoBox, buffer: float
     bounds = shapely.bounds(geometry)
     high = (bounds[:, 3] >= bottom) & (bounds[:, 1] <= top)
     if left > right:  # over the antimeridian
-        return high & ((bounds[:, 2] >= left) | (bounds[:, 0] <= right))
-    return high & (bounds[:, 2] >= left) & (bounds[:, 0] <= right)
+        wide = (bounds[:, 2] >= left) | (bounds[:, 0] <= right)
+    else:
+        wide = (bounds[:, 2] >= left) & (bounds[:, 0] <= right)
+    near: NDArray[np.bool_] = high & wide
+    return near
 
 
 def _projected(geometry: NDArray[np.object_], source: CRS, target: CRS) -> NDArray[np.object_]:
@@ -174,6 +179,5 @@ def pixel_metres(geobox: GeoBox) -> tuple[float, float]:
     offsets = np.array([[0, 0], [1, 0], [0, 1]]) - 0.5
     x, y = applied(geobox.transform, columns + offsets[:, 1], rows + offsets[:, 0])
     lon, lat = transformer(geobox.crs, DEGREES).transform(x, y)
-    geod = DEGREES.proj.get_geod()
-    _, _, metres = geod.inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])
+    _, _, metres = _EARTH.inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])
     return float(metres[0]), float(metres[1])

@@ -48,7 +48,7 @@ def deal(what: Deal, seed: int) -> Splits:
         The same seed gives the same deal.
     """
     groups, member = np.unique(what.group, return_inverse=True)
-    size = np.bincount(member, weights=what.counts.sum(axis=1), minlength=len(groups))
+    size = np.bincount(member, weights=what.counts.sum(axis=1), minlength=len(groups)).astype("float64")
     total = np.maximum(what.counts.sum(axis=0), 1)
     near = what.near[member[what.near[:, 0]] != member[what.near[:, 1]]]
     tries = int(np.clip(_WORK / (what.counts.size + 4 * len(near) + 1), 20, TRIES))
