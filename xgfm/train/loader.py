@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,11 @@ class Batches:
         indexes: NDArray[np.int64] | None = None,
     ) -> None:
         self.chips, self.batch_size, self.seed, self.rank, self.world = chips, batch_size, seed, rank, world
+        if not 0 <= rank < world <= batch_size:
+            raise TrainError(
+                f"batch_size={batch_size} cannot be shared by {world} processes, of which this is number {rank}; each "
+                "needs a chip of every step"
+            )
         self.augmentation = Augmentation.of(augment)
         self.augmentation.check(chips.facts)
         self._all = chips.indexes(split) if indexes is None else np.asarray(indexes, "int64")
@@ -127,7 +133,7 @@ class Batches:
         return np.array([self._all[orders[epoch][place]] for epoch, place in places], "int64")
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self.seed, 1, epoch]).permutation(len(self._all))
+        return _permutation(self.seed, epoch, len(self._all))
 
     def at(self, step: int) -> Sample:
         """Read and augment this process's chips of a step; CPU tensors."""
@@ -152,6 +158,7 @@ class Stream(Iterator[Sample]):
         """Seconds that were waited for batches so far."""
         self._ready: queue.Queue[Sample | BaseException] = queue.Queue(_AHEAD)
         self._closed = threading.Event()
+        self._over: BaseException | None = None
         self._thread = threading.Thread(target=self._read, args=(batches, start), name="chips", daemon=True)
         self._thread.start()
 
@@ -160,15 +167,17 @@ class Stream(Iterator[Sample]):
 
     def __next__(self) -> Sample:
         begun = time.perf_counter()
-        got = self._ready.get()
+        got = self._over if self._over is not None else self._ready.get()
         self.waited += time.perf_counter() - begun
         if isinstance(got, BaseException):
+            self._over = got  # the thread has ended: whoever asks again is told the same
             raise got
         return got
 
     def close(self) -> None:
         """Stop to read."""
         self._closed.set()
+        self._over = self._over or StopIteration()
         while True:  # the thread may wait for a place in the queue
             try:
                 self._ready.get_nowait()
@@ -194,20 +203,25 @@ class Stream(Iterator[Sample]):
             step += 1
 
 
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, 1, epoch]).permutation(count)
+
+
 def _augmented(chip: Sample, rng: np.random.Generator, batches: Batches) -> Sample:
     """Change one chip: image ``(T, C, H, W)``, label and valid ``(H, W)``."""
     how, facts = batches.augmentation, batches.chips.facts
-    image, pixels = chip.image, (chip.label, chip.valid)
+    planes: tuple[NDArray[Any], ...] = (chip.image, chip.label, chip.valid)
     if how.crop is not None and how.crop < facts.size:
         top, left = rng.integers(facts.size - how.crop + 1, size=2)
-        cut = np.s_[..., top : top + how.crop, left : left + how.crop]
-        image, pixels = image[cut], tuple(plane[cut] for plane in pixels)
+        planes = tuple(plane[..., top : top + how.crop, left : left + how.crop] for plane in planes)
     if how.d4:
         turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-        image, *pixels = (_turned(array, turns, mirrored=mirrored) for array in (image, *pixels))
+        planes = tuple(_turned(plane, turns, mirrored=mirrored) for plane in planes)
+    image, label, valid = planes
     if how.band_dropout or how.frame_dropout:
         image = _dropped(image, rng, how, facts)
-    return chip._replace(image=image, label=pixels[0], valid=pixels[1])
+    return chip._replace(image=image, label=label, valid=valid)
 
 
 def _turned(array: NDArray[Any], turns: int, *, mirrored: bool) -> NDArray[Any]:
@@ -220,7 +234,7 @@ def _dropped(image: NDArray[Any], rng: np.random.Generator, how: Augmentation, f
     missing = facts.nodata if facts.nodata is not None else np.nan
     dropped = image.copy()
     for axis, chance in ((0, how.frame_dropout), (1, how.band_dropout)):
-        gone = rng.random(image.shape[axis]) < chance
+        gone = np.asarray(rng.random(image.shape[axis]) < chance)
         gone[rng.integers(len(gone))] = False
         dropped[(slice(None),) * axis + (gone,)] = missing
     return dropped
