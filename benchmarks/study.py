@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from harness import report
-from xgfm.train.chips import ChipFacts, Chips, open_chips, write_chips
 
 import xgfm
 from xgfm.cf import class_flags
 from xgfm.cube.phenology import CLASSES
 from xgfm.cube.simulate import simulate_cube
 from xgfm.models.spec import ModelSpec
+from xgfm.train.chips import ChipFacts, Chips, open_chips, write_chips
 from xgfm.train.experiment import StudyResult, experiment
 from xgfm.train.new_task import small_encoder
 from xgfm.train.pretrain import pretrain
@@ -110,7 +110,9 @@ def main() -> None:
 
     begun = time.perf_counter()
     seasons = range(options.unlabelled), range(options.unlabelled, options.unlabelled + options.labelled)
-    plain = chips_of(seasons[0], options.folder / "unlabelled.zarr", options.side, shares=(0.9, 0.1, 0.0), allow_missing=True)
+    plain = chips_of(
+        seasons[0], options.folder / "unlabelled.zarr", options.side, shares=(0.9, 0.1, 0.0), allow_missing=True
+    )
     chips_of(seasons[1], options.folder / "chips.zarr", options.side, shares=(0.6, 0.15, 0.25))
     simulated = time.perf_counter()
     model = pretrain(
