@@ -97,6 +97,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
 def test_learning_rates_follow_the_method() -> None:
     assert TrainSettings(**LEAST).rate == 1e-4
     assert TrainSettings(**LEAST, method="frozen").rate == 1e-3
+    assert TrainSettings(**{**LEAST, "base": "scratch"}).rate == TrainSettings(**LEAST, method="scratch").rate == 5e-4
     assert TrainSettings(**LEAST, method="frozen", lr=0.5).rate == 0.5
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from xgfm.models.spec import TaskSpec
+from xgfm.models.spec import PRITHVI_BANDS, TaskSpec
 
 _WEAK = 0.5
 """IoU under which a class is named among the limits."""
@@ -67,7 +67,7 @@ def model_card(task: TaskSpec, facts: Facts) -> str:
         "## What it predicts",
         _output(task),
         "## Use",
-        _use(),
+        _use(task),
         "## Measured",
         _measured(task, facts),
         "## Trained on",
@@ -129,9 +129,10 @@ def _output(task: TaskSpec) -> str:
     )
 
 
-def _use() -> str:
+def _use(task: TaskSpec) -> str:
+    cube = "xgfm.open_hls(bbox=..., datetime=...)" if task.bands == PRITHVI_BANDS else "...  # (time, band, y, x)"
     return (
-        "```python\nimport xgfm\n\ncube = xgfm.open_hls(bbox=..., datetime=...)\n"
+        f"```python\nimport xgfm\n\ncube = {cube}\n"
         'result = cube.gfm.predict(task="this-folder-or-owner/name")\n```\n\n'
         "`xgfm` refuses cubes whose bands, units or pixel size are others than those of the task."
     )

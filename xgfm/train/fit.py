@@ -40,7 +40,7 @@ def fit(
     labels: Any = None,
     *,
     folder: str | os.PathLike[str] | None = None,
-    base: str | os.PathLike[str] | TaskSpec | ModelSpec | None = None,
+    base: str | os.PathLike[str] | TaskSpec | ModelSpec | Mapping[str, Any] | None = None,
     task: str | Mapping[str, Any] | TaskSettings | None = None,
     client: Client | None = None,
     ranks: int = 1,
@@ -85,7 +85,7 @@ def fit(
 
     Examples
     --------
-    >>> result = xgfm.fit(cube, labels, base="prithvi-eo-2-300m", folder="fields", epochs=30)  # doctest: +SKIP
+    >>> result = xgfm.fit(cube, labels, base="prithvi-eo-2.0-300m", folder="fields", epochs=30)  # doctest: +SKIP
     >>> cube.gfm.predict(task=result.task)  # doctest: +SKIP
     """
     if isinstance(data, TrainSettings):
@@ -158,7 +158,9 @@ def _check_bands(settings: TrainSettings, data: xr.DataArray | list[xr.DataArray
         check_bands(spec.name, spec.bands, [str(band) for band in cube["band"].values])
 
 
-def _base(base: str | os.PathLike[str] | TaskSpec | ModelSpec) -> Any:
+def _base(base: str | os.PathLike[str] | TaskSpec | ModelSpec | Mapping[str, Any]) -> Any:
+    if isinstance(base, Mapping):
+        return base  # a record as settings hold it, which they check
     if isinstance(base, TaskSpec | ModelSpec):
         kind = "task" if isinstance(base, TaskSpec) else "model"
         return {"kind": kind, "spec": to_json(base)}

@@ -226,7 +226,8 @@ class TrainSettings(_Record):
     @property
     def rate(self) -> float:
         """Largest learning rate."""
-        return LEARNING_RATES[self.method] if self.lr is None else self.lr
+        method: Method = "scratch" if self.from_scratch else self.method
+        return LEARNING_RATES[method] if self.lr is None else self.lr
 
     @property
     def from_scratch(self) -> bool:
