@@ -140,7 +140,7 @@ def test_a_batch_without_labels_moves_nothing(kind: str, parts: dict[str, float]
     losses = Losses(parts, kind)
     loss = losses.together(losses.sums(said, empty), losses.weights(empty, said.shape[1]))
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert said.grad is not None
     assert not said.grad.any()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from xgfm.errors import TrainError
+from xgfm.errors import TrainError, WriteError
 from xgfm.infer.device import keep_memory
 from xgfm.models import registry
 from xgfm.train.checkpoints import Checkpoints
@@ -156,9 +156,13 @@ class Run:
         try:
             with Interrupts() as interrupts, self._bar() as bar:
                 self._steps(interrupts, records, bar)
-        finally:
+        except BaseException:
             if records is not None:
-                records.close()
+                with suppress(WriteError):  # of a disk that is full the first error says more
+                    records.close()
+            raise
+        if records is not None:
+            records.close()
 
     def _bar(self) -> tqdm[Any]:
         quiet = None if self.ranks.rank == 0 else True  # None: where nobody looks at a terminal
