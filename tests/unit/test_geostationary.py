@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from toys import Handle, model_spec, task_spec
 
 import xgfm
 from xgfm.cube.geostationary import ABI_BANDS, abi_geobox, outline_smoke, simulate_goes
-from xgfm.errors import GridError
+from xgfm.errors import GridError, LabelError
 from xgfm.grid import geobox_of, pixel_size_m
 from xgfm.models.spec import Statistics
 
@@ -125,3 +126,23 @@ def test_a_map_is_the_same_in_any_cut_of_the_disk(burning: tuple[xr.DataArray, x
     inside = {"y": slice(16, -16), "x": slice(16, -16)}
     expected = whole.isel(y=slice(23, None), x=slice(17, 71)).isel(inside)
     np.testing.assert_array_equal(part.isel(inside).values, expected.values)
+
+
+def test_outlines_reach_the_picture_that_they_were_drawn_on(
+    burning: tuple[xr.DataArray, xr.DataArray], tmp_path: Path
+) -> None:
+    """From degrees to the grid of scanning angles, and to the picture of the same minutes."""
+    cube, smoke = burning
+    file = tmp_path / "analyst.geojson"
+    file.write_text(json.dumps(outline_smoke(smoke, every=2)))
+    how = {"column": "class", "legend": ["no smoke", "smoke"], "priority": ["smoke", "no smoke"]}
+    drawn = xgfm.labels(file, cube, time_column="time", tolerance="5min", **how)
+    assert [np.unique(step).tolist() for step in drawn.values] == [[0, 1], [255], [0, 1]]
+    for step in (0, 2):
+        seen = smoke.values[step] > 0.3
+        marked = drawn.values[step] == 1
+        assert (marked & seen).sum() / (marked | seen).sum() > 0.6
+    xr.testing.assert_identical(drawn, xgfm.labels(file, cube.chunk(y=30, x=50), **how, time_column="time").compute())
+    late = cube.assign_coords(time=cube.time + np.timedelta64(3, "h"))
+    with pytest.raises(LabelError, match=r"20T14:00\) do not meet the cube \(2024-08-20T16:00 to"):
+        xgfm.labels(file, late, time_column="time", tolerance="5min", **how)

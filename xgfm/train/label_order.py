@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -63,10 +63,10 @@ def steps_of(
     far = np.isnat(dates) | (gaps.min(axis=1) > tolerance.to_timedelta64())
     if far.all():
         known = dates[~np.isnat(dates)]
-        period = f"{str(known.min())[:10]} to {str(known.max())[:10]}" if known.size else "no date"
+        period = _period(known, tolerance) if known.size else "no date"
         raise LabelError(
-            f"the labels of {source} ({period}) do not meet the cube ({str(times.min())[:10]} to "
-            f"{str(times.max())[:10]}) within {tolerance}; give labels of this period, or a larger tolerance="
+            f"the labels of {source} ({period}) do not meet the cube ({_period(times, tolerance)}) within "
+            f"{tolerance}; give labels of this period, or a larger tolerance="
         )
     if far.any():
         warnings.warn(
@@ -76,3 +76,10 @@ def steps_of(
             stacklevel=4,
         )
     return np.where(far, -1, steps)
+
+
+def _period(times: NDArray[np.datetime64], tolerance: pd.Timedelta) -> str:
+    """First and last date; to the minute where a day is not near enough."""
+    unit: Literal["D", "m"] = "D" if tolerance >= pd.Timedelta("1D") else "m"
+    first, last = (np.datetime_as_string(time, unit=unit) for time in (times.min(), times.max()))
+    return f"{first} to {last}"
