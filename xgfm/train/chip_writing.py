@@ -111,12 +111,12 @@ def write(draft: Draft, path: str, *, client: Client | None, attempts: int, max_
         The disk is full, or the store cannot be written.
     """
     writing = _Writing(draft, path, attempts, max_failed)
-    if not writing.begun():
-        writing.begin()
-    try:
+    held = writing.held()
+    if FACTS in held:
         return open_chips(path)
-    except TrainError:  # begun, and not whole
-        return writing.work(client)
+    if not held:
+        writing.begin()
+    return writing.work(client)
 
 
 @dataclass
@@ -130,22 +130,23 @@ class _Writing:
         self.records = Objects(self.path.rstrip("/") + RECORDS)
         self.ledger = Ledger(self.records)
 
-    def begun(self) -> bool:
-        """Whether the store is there; refuse one that holds something else."""
+    def held(self) -> Mapping[str, Any]:
+        """Return what the store says of itself, nothing where there is none; refuse one that holds something else."""
+        held: Mapping[str, Any] = {}
         try:
-            held = zarr.open_group(zarr_store(self.path), mode="r").attrs.get(PLAN)
+            held = dict(zarr.open_group(zarr_store(self.path), mode="r").attrs)
         except FileNotFoundError:
-            return False
+            return held
         except ContainsArrayError:
-            held = None
-        if held is None:
+            pass  # it says nothing of a plan
+        if PLAN not in held:
             raise TrainError(f"{self.path} is no store of chips; give another store, or delete it")
-        if held != self.draft.identity:
+        if held[PLAN] != self.draft.identity:
             raise TrainError(
                 f"{self.path} holds other chips: of other labels, another plan or other cubes; give another store, or "
                 "delete it"
             )
-        return True
+        return held
 
     def begin(self) -> None:
         """Make the store; records of one that was deleted are void."""

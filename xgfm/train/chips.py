@@ -102,7 +102,7 @@ def write_chips(
 
 
 def _check_alike(sources: list[Source]) -> None:
-    first = sources[0]
+    first, expected = sources[0], "u1" if common_classes([source.labels for source in sources]) else "f4"
     for number, source in enumerate(sources):
         for what, mine, its in (
             ("bands", first.cube["band"].values.tolist(), source.cube["band"].values.tolist()),
@@ -113,6 +113,11 @@ def _check_alike(sources: list[Source]) -> None:
         ):
             if mine != its:
                 raise TrainError(f"cube {number} has {what} {its}, cube 0 has {mine}; chips of one store are alike")
+        if source.labels.dtype != np.dtype(expected):
+            raise LabelError(
+                f"labels {number} are {source.labels.dtype}; expected {np.dtype(expected)}, as labels(source, cube) "
+                "makes them"
+            )
         if not 0.95 < _metres(source) / _metres(first) < 1.05:
             raise TrainError(
                 f"cube {number} has pixels of {_metres(source)} m, cube 0 of {_metres(first)} m; open the cubes of one "
