@@ -38,16 +38,9 @@ def day(seed: int, folder: Path, size: int) -> tuple[xr.DataArray, xr.DataArray]
     cube, smoke = simulate_goes(seed=seed, shape=(size, size), steps=7, minutes=20, place=PLACES[seed])
     file = folder / f"analyst-{seed}.geojson"
     file.write_text(json.dumps(outline_smoke(smoke, every=2, seed=seed)))
-    drawn = xgfm.labels(
-        file,
-        cube,
-        column="class",
-        legend=LEGEND,
-        time_column="time",
-        tolerance="5min",
-        priority=["smoke", "no smoke"],  # all that was looked at is outlined too; smoke lies on top of it
-    )
-    return cube, drawn
+    of_pictures = {"time_column": "time", "tolerance": "5min"}
+    on_top = ["smoke", "no smoke"]  # all that was looked at is outlined too
+    return cube, xgfm.labels(file, cube, column="class", legend=LEGEND, priority=on_top, **of_pictures)
 
 
 def true_colour(picture: xr.DataArray) -> np.ndarray:
