@@ -310,6 +310,45 @@ def test_a_shard_that_is_lost_or_cut_short(tmp_path: Path) -> None:
         chips.read(np.array([3]))
 
 
+@pytest.mark.parametrize("last", [0, 1, -1, 77], ids=str)
+@pytest.mark.parametrize("lost", [1, 2, 5])
+def test_a_shard_that_lost_whole_chips(tmp_path: Path, lost: int, last: int) -> None:
+    """Where the index should be there are pixels then, and pixels of zeros say that every chip is the first one."""
+    chips = field_chips.write_small_chips(tmp_path / "chips.zarr")
+    shard = tmp_path / "chips.zarr/image/c/0/0/0/0/0"
+    held = shard.read_bytes()[: -lost * chips.dataset()["image"][0].nbytes]
+    shard.write_bytes(held[: -len(held) // 2] + np.full(len(held) // 2, last, "int8").tobytes())
+    with pytest.raises(TrainError, match=r"shard 0 of .*image is not whole"):
+        chips.read(np.array([3]))
+
+
+def test_a_damaged_chunk_of_a_cube_costs_its_chips_alone(tmp_path: Path) -> None:
+    cube, label = field_chips.field()
+    cube = cube.assign_coords(band=cube["band"].astype(object)).compute()
+    layout = {"hls": {"chunks": (1, 6, 32, 64), "grid_mapping": "spatial_ref"}}
+    cube.to_dataset().to_zarr(tmp_path / "cube.zarr", consolidated=False, encoding=layout)
+    chunk = tmp_path / "cube.zarr/hls/c/1/0/0/2"
+    chunk.write_bytes(chunk.read_bytes()[:500])
+    stored = xr.open_zarr(tmp_path / "cube.zarr", consolidated=False, decode_coords="all", mask_and_scale=False)["hls"]
+    chips = write_chips(stored, label, tmp_path / "chips.zarr", field_chips.plan_of(label), max_failed=0.2, size=32)
+    assert [(one["chip"], "ecompress" in one["reason"]) for one in chips.facts.failed] == [(4, True), (5, True)]
+    assert len(chips.indexes("train")) == 6
+
+
+def test_reasons_hold_no_secret(tmp_path: Path) -> None:
+    cube, label = field_chips.field()
+
+    def read(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        if block_info[0]["chunk-location"][-1] == 0:
+            raise OSError("HTTP 403 for https://host.example/a.tif?sig=CANARY&se=1")
+        return block
+
+    broken = cube.copy(data=cube.data.map_blocks(read, dtype=cube.dtype, meta=np.empty((0,) * 4, cube.dtype)))
+    chips = write_chips(broken, label, tmp_path / "chips.zarr", field_chips.plan_of(label), max_failed=0.2, size=32)
+    assert "host.example/a.tif" in chips.facts.failed[0]["reason"]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"CANARY" in p.read_bytes()]
+
+
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="no store of chips"):
         open_chips(tmp_path / "none.zarr")

@@ -36,6 +36,9 @@ LEFT_OUT = -1
 """Split of a chip that could not be read."""
 PIXELS = ("image", "label", "valid")
 
+_ABSENT = np.iinfo("uint64").max
+"""Length of a chip that is not in the shard: the last shard is not full."""
+
 
 class Sample(NamedTuple):
     """Some chips: arrays, or tensors."""
@@ -257,11 +260,15 @@ class _Shards:
     def _index(self, shard: int, file: int) -> list[int]:
         """Where each chip of a shard starts."""
         if shard not in self._starts:
-            length = 16 * self._count + 4  # of start and length of each, and of a check sum
-            index = os.pread(file, length, max(os.fstat(file).st_size - length, 0))
+            length, size = 16 * self._count + 4, os.fstat(file).st_size  # start and length of each, and a check sum
+            index = os.pread(file, length, max(size - length, 0))
             if len(index) != length:
                 raise self._damaged(shard)
-            self._starts[shard] = np.frombuffer(index[:-4], "<u8")[::2].astype("int64").tolist()
+            starts, lengths = np.frombuffer(index[:-4], "<u8").reshape(-1, 2).T
+            # Of a shard that is cut short the end of some chip is no index, whatever it says.
+            if size != length + int((lengths != _ABSENT).sum()) * self._bytes:
+                raise self._damaged(shard)
+            self._starts[shard] = starts.astype("int64").tolist()
         return self._starts[shard]
 
     def _damaged(self, shard: int) -> TrainError:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zarr.errors import ContainsArrayError
 
 from xgfm.cf import NODATA
+from xgfm.cube.hrefs import redacted
 from xgfm.errors import LabelError, ReadError, TrainError, WriteError
 from xgfm.models.spec import ClassInfo
 from xgfm.store.ledger import Entry, Ledger
@@ -41,6 +42,8 @@ MAX_FAILED = 0.05
 
 _LOT_BYTES = 64 << 20
 _LOT_CHIPS = 64
+_UNREADABLE = (ReadError, OSError, RuntimeError)
+"""What reading raises; codecs of Zarr raise the last of these where a chunk is damaged."""
 
 Compute = Callable[[Any], Any]
 
@@ -213,7 +216,7 @@ class _Writing:
     def _gathered(self, lot: int, future: Any, submitted: Compute) -> tuple[int, Tally]:
         try:
             said: Tally = future.result()
-        except (ReadError, OSError) as error:
+        except _UNREADABLE as error:
             _check_of_reading(error)
             said = self._one_by_one(lot, lambda work: submitted(work).result())
         return lot, said
@@ -222,7 +225,7 @@ class _Writing:
         for _ in range(self.attempts):
             try:
                 said: Tally = self._lot(lot).compute()
-            except (ReadError, OSError):
+            except _UNREADABLE:
                 continue
             return said
         return self._one_by_one(lot, lambda work: work.compute())
@@ -243,9 +246,9 @@ class _Writing:
         for place in range(len(rows)):
             try:
                 image, label = compute(self.draft.read(rows.iloc[[place]]))
-            except (ReadError, OSError) as error:
+            except _UNREADABLE as error:
                 _check_of_reading(error)
-                failed[place] = str(error)
+                failed[place] = redacted(str(error))
             else:
                 images[place], labels[place] = image[0], label[0]
         said: Tally = compute(self._stored(lot, (images, labels), failed))
