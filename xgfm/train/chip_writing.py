@@ -350,8 +350,7 @@ def _valid(images: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
     there: NDArray[Any] = np.isfinite(images) if images.dtype.kind == "f" else np.ones(images.shape, bool)
     if nodata is not None and np.isfinite(nodata):
         there = there & (images != nodata)
-    valid: NDArray[np.bool_] = there.all(axis=(1, 2))
-    return valid
+    return np.asarray(there.all(axis=(1, 2)))
 
 
 def _name(lot: int) -> str:
