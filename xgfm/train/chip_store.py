@@ -125,9 +125,10 @@ class Chips:
         )
 
     def dataset(self) -> xr.Dataset:
-        """Return the store as a lazy Dataset with a ``chip`` dimension."""
+        """Return the store as a lazy Dataset along ``chip``: ``image``, ``label``, ``valid``."""
         dataset: xr.Dataset = xr.open_zarr(zarr_store(self.path), consolidated=False)
-        return dataset
+        about = [name for name in dataset.data_vars if name not in PIXELS]
+        return dataset.set_coords(about).assign_coords(band=list(self.facts.bands))
 
     def indexes(self, split: str) -> NDArray[np.int64]:
         """Return the numbers of the chips of a split."""
