@@ -134,7 +134,7 @@ def identity(table: pd.DataFrame, sources: Sequence[Source], size: int) -> str:
 
 def _values(array: xr.DataArray) -> str | None:
     held = array.variable._data  # .data would load an array that is read when it is needed
-    return hashlib.sha256(np.ascontiguousarray(held)).hexdigest() if isinstance(held, np.ndarray) else None
+    return hashlib.sha256(np.ascontiguousarray(held).data).hexdigest() if isinstance(held, np.ndarray) else None
 
 
 def lineage(source: Source) -> dict[str, Any]:
