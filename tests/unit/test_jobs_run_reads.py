@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from xgfm.cube.files import Blocks, read_part
 from xgfm.cube.items import normalise
 from xgfm.cube.loaders import FMASK, REFLECTANCE, place
 from xgfm.cube.open import open_items
 from xgfm.errors import ReadError
 from xgfm.grid import tile_geobox
-from xgfm.cube.files import Blocks, read_part
 from xgfm.jobs.reading import PatientLoader, Tally
 from xgfm.jobs.run import run_plan
 
