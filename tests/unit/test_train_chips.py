@@ -297,6 +297,10 @@ def test_a_deleted_store_is_written_anew(tmp_path: Path, records: bool) -> None:
     new = field_chips.write_small_chips(path, seed=1).read(np.arange(12))
     assert (new.image != expected).any()
     np.testing.assert_array_equal(new.image, open_chips(path).dataset()["image"].values)
+    shutil.rmtree(path)
+    cube, label = field_chips.field()
+    other = write_chips(cube, label, path, plan_chips(label, size=16, split="random"))
+    np.testing.assert_array_equal(other.read(np.arange(48)).image, other.dataset()["image"].values)
 
 
 def test_a_shard_that_is_lost_or_cut_short(tmp_path: Path) -> None:
