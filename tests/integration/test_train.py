@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import xgfm
 from xgfm.cli import app
-from xgfm.errors import TrainError, WriteError
+from xgfm.errors import LabelError, TrainError, WriteError
 from xgfm.models.build import build_task
 from xgfm.models.folder import save_task
 from xgfm.models.handle import load_task
@@ -296,6 +296,22 @@ def test_from_cube_and_labels_to_a_map(tmp_path: Path) -> None:
     assert again.metrics == result.metrics
     with pytest.raises(TrainError, match="a cube needs labels="):
         fit(cube, **{**options, "folder": tmp_path / "other"})
+
+
+def test_a_longer_cube_becomes_the_frames_of_its_base(tmp_path: Path) -> None:
+    cube, label = field()
+    assert cube.sizes["time"] == 2
+    record = small.task(model=small.model(frames=1), frames=1)
+    base = save_task(build_task(record), record, tmp_path / "base")
+    options: dict[str, Any] = {"base": base, "plan": plan_of(label), "size": 32, "epochs": 1, "device": "cpu"}
+    result = fit(cube, label, folder=tmp_path / "run", **options)
+    assert xgfm.open_chips(tmp_path / "run" / "chips.zarr").facts.frames == 1
+    assert load_task(result.task).spec.frames == 1
+    assert repr(result).startswith("TrainResult(")
+    assert "mean_iou" in repr(result)
+    assert len(repr(result)) < 300
+    with pytest.raises(LabelError, match=r"labels= is 'fields.shp'; expected a label array"):
+        fit(cube, "fields.shp", folder=tmp_path / "other", **options)
 
 
 def test_a_cube_without_the_bases_bands_is_not_cut(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ pixels of some of them, cut out of as few parts of the cubes as can be. They are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from xgfm.cube.composite import composite
 from xgfm.errors import CubeError, FramesError, LabelError, TrainError
-from xgfm.grid import geobox_of
+from xgfm.grid import crs_name, geobox_of
 from xgfm.train.chip_store import SPLITS
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 _PLANNED = ("source", "row", "column", "step", "x", "y", "group", "split")
 
@@ -46,8 +49,8 @@ class Source:
         mine, its = (np.array(box.transform[:6], float) for box in (one, other))
         if not (same and np.allclose(mine, its, rtol=0, atol=1e-3 * abs(one.resolution.x))):
             raise LabelError(
-                f"labels lie on {tuple(other.shape)} pixels of {other.crs} from {its[[2, 5]].tolist()}, the cube "
-                f"on {tuple(one.shape)} of {one.crs} from {mine[[2, 5]].tolist()}; make them with "
+                f"labels lie on {tuple(other.shape)} pixels of {_named(other)} from {its[[2, 5]].tolist()}, the "
+                f"cube on {tuple(one.shape)} of {_named(one)} from {mine[[2, 5]].tolist()}; make them with "
                 "labels(source, cube)"
             )
         if "time" in labels.dims:
@@ -77,6 +80,10 @@ class Source:
         cube = self.cube.isel(time=[self.dates[step]]) if self.dates else self.cube
         labels = self.labels.isel(time=step) if self.dates else self.labels
         return cube.isel(y=rows, x=columns).data, labels.isel(y=rows, x=columns).data
+
+
+def _named(box: GeoBox) -> str:
+    return "no CRS" if box.crs is None else crs_name(box.crs)
 
 
 def _dates(cube: xr.DataArray, labels: xr.DataArray, frames: int | None) -> tuple[int, ...]:

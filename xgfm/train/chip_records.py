@@ -82,7 +82,10 @@ class Tally:
     def statistics(self) -> BandStatistics:
         """Return mean and standard deviation of each band."""
         if not self.pixels:
-            raise TrainError("no training chip has a valid pixel; look at the cube's clouds and nodata")
+            raise TrainError(
+                "no training chip has a valid pixel, one that is there on every date of the cube; make few frames of "
+                "many dates with frames=, or look at the cube's clouds and nodata"
+            )
         mean = np.array(self.total) / self.pixels
         std = np.sqrt(np.maximum(np.array(self.squares) / self.pixels - mean**2, 0))
         return BandStatistics(tuple(mean.tolist()), tuple(np.maximum(std, 1e-6).tolist()))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xgfm.errors import TrainError
+from xgfm.errors import LabelError, TrainError
 from xgfm.models import registry
 from xgfm.models.spec import ModelSpec, TaskSpec, to_json
 from xgfm.store.objects import local_folder
@@ -69,6 +69,7 @@ def fit(
     **settings
         Those of `TrainSettings` (``method=``, ``epochs=``, ``lr=``, ``loss=``, ...); with cubes also those of
         `write_chips` (``plan=``, ``size=``, ``frames=``, ``split=``, ``shares=``, ``block=``, ``buffer=``, ...).
+        ``frames`` of a longer cube are those of a base task whose decoder is kept; else give them, or a composite.
 
     Returns
     -------
@@ -85,7 +86,7 @@ def fit(
 
     Examples
     --------
-    >>> result = xgfm.fit(cube, labels, base="prithvi-eo-2.0-300m", folder="fields", epochs=30)  # doctest: +SKIP
+    >>> result = xgfm.fit(cube, labels, base="prithvi-eo-2.0-300m", frames=3, folder="fields")  # doctest: +SKIP
     >>> cube.gfm.predict(task=result.task)  # doctest: +SKIP
     """
     if isinstance(data, TrainSettings):
@@ -106,6 +107,8 @@ def fit(
     check_artifact(record)
     if not isinstance(data, Chips | str | os.PathLike):
         _check_bands(record, data)
+        if (frames := _frames(record, labels)) is not None:
+            cutting.setdefault("frames", frames)
         drawn: dict[str, Any] = {} if "plan" in cutting else {"seed": record.seed}
         write_chips(data, labels, store, client=client, **drawn, **cutting)
     return run(record, client=client, ranks=ranks)
@@ -146,6 +149,9 @@ def _store(data: Any, labels: Any, folder: Path, cutting: Mapping[str, Any]) -> 
         return chips.path
     if labels is None:
         raise TrainError("a cube needs labels=, a label array on its grid: xgfm.labels(source, cube)")
+    if not isinstance(labels, xr.DataArray | list | tuple):
+        given = repr(os.fspath(labels)) if isinstance(labels, str | os.PathLike) else f"a {type(labels).__name__}"
+        raise LabelError(f"labels= is {given}; expected a label array on the cube's grid: xgfm.labels(source, cube)")
     return str(folder.expanduser() / CHIPS)
 
 
@@ -156,6 +162,16 @@ def _check_bands(settings: TrainSettings, data: xr.DataArray | list[xr.DataArray
     spec = registry.find(settings.base, settings.base_spec).spec
     for cube in [data] if isinstance(data, xr.DataArray) else data:
         check_bands(spec.name, spec.bands, [str(band) for band in cube["band"].values])
+
+
+def _frames(settings: TrainSettings, labels: Any) -> int | None:
+    """Return the frames that a longer cube becomes: as of `predict`, those of the task whose decoder is kept."""
+    arrays = [labels] if isinstance(labels, xr.DataArray) else labels
+    dated = any("time" in getattr(one, "dims", ()) for one in arrays)
+    if dated or settings.from_scratch or settings.task.decoder is not None:
+        return None
+    spec = registry.find(settings.base, settings.base_spec).spec
+    return spec.frames if isinstance(spec, TaskSpec) else None
 
 
 def _base(base: str | os.PathLike[str] | TaskSpec | ModelSpec | Mapping[str, Any]) -> Any:

@@ -70,6 +70,12 @@ class TrainResult:
         """Folder of the finished task, which `xgfm.load_task` reads; `xgfm.fit` writes it."""
         return self.folder / TASK
 
+    def __repr__(self) -> str:
+        """Say folder, step and scores on one line; history and metrics are long."""
+        scores = {name: score["value"] for name, score in self.metrics.get("scores", {}).items()}
+        said = ", ".join(f"{name} {'-' if value is None else f'{value:.3g}'}" for name, value in scores.items())
+        return f"TrainResult({str(self.folder)!r}, best weights of step {self.step}, {said or 'no scores'})"
+
 
 def train(settings: TrainSettings) -> TrainResult:
     """Train until the last step, or until the score of the validation split has stopped to get better.
