@@ -28,7 +28,7 @@ from xgfm.models.handle import load_task
 from xgfm.models.registry import find
 from xgfm.train.artifact import public, push, write_artifact
 from xgfm.train.metrics import Confusion, Regression
-from xgfm.train.origin import extent_of
+from xgfm.train.origin import extent_of, extent_of_chips
 
 FACTS: dict[str, Any] = {
     "kind": "segmentation",
@@ -217,6 +217,18 @@ def test_disc_seen_from_space_and_the_date_line_have_a_box() -> None:
     assert extent_of([{"dates": []}]) is None
 
 
+def test_chips_lie_where_their_outlines_reach() -> None:
+    half = 32 * 30 / 2
+    to_degrees = Transformer.from_crs("EPSG:32615", "EPSG:4326", always_xy=True)
+    centres = np.array([[470_000, 5_100_000], [520_000, 5_150_000]], float)
+    lon, lat = to_degrees.transform(*centres.T)
+    box = to_degrees.transform_bounds(470_000 - half, 5_100_000 - half, 520_000 + half, 5_150_000 + half)
+    found = extent_of_chips(np.append(lat, np.nan), np.append(lon, np.nan), half)
+    assert found == pytest.approx(box, abs=6e-3)  # meridians are not quite north there: the box of a square is larger
+    assert extent_of_chips(np.array([-17.0, -18.0]), np.array([179.9, -179.9]), half)[::2] == [-180, 180]  # type: ignore[index]
+    assert extent_of_chips(np.array([np.nan]), np.array([np.nan]), half) is None
+
+
 def test_nothing_known_is_said_as_such(tmp_path: Path) -> None:
     spec = task(kind="regression", classes=(), units="t ha-1")
     folder = write_artifact(build_task(spec), spec, tmp_path)
@@ -233,7 +245,7 @@ def test_regression_is_measured_in_its_units(tmp_path: Path) -> None:
     regression.add(np.ones((3, 4)), np.full((3, 4), 1.5), np.arange(3))
     text = (write_artifact(build_task(spec), spec, tmp_path, metrics=regression) / "README.md").read_text()
     assert "| rmse | 0.500 [0.500, 0.500] |" in text
-    assert "From 3 group(s) such intervals are too narrow" in text
+    assert "From 3 groups such intervals are too narrow" in text
     assert "score (t ha-1)" in text
 
 

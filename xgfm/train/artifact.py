@@ -70,7 +70,7 @@ def write_artifact(
     calibration
         Expected calibration error ``before`` and ``after`` the temperature, of the same pixels; empty for a regression.
     facts
-        Of the chips: what `ChipFacts.to_json` gives.
+        Of the chips: what `ChipFacts.to_json` gives; with ``bbox``, in degrees, where they fill less than their cubes.
     settings
         Of the run, as JSON values.
     history
@@ -202,7 +202,7 @@ def _about(facts: Mapping[str, Any]) -> dict[str, Any]:
     cubes = facts.get("lineage") or ()
     kept = ("bands", "frames", "size", "pixel_size", "classes", "counts", "split", "digest")
     said = {name: facts[name] for name in kept if name in facts}
-    found = {"crs": grids_of(cubes), "bbox": extent_of(cubes), "period": period_of(cubes)}
+    found = {"crs": grids_of(cubes), "bbox": facts.get("bbox") or extent_of(cubes), "period": period_of(cubes)}
     found["attribution"] = credits_of(cubes)
     simulated = {"simulated": True} if any(cube.get("simulated") for cube in cubes) else {}
     failed = {"chips that could not be read": len(facts["failed"])} if facts.get("failed") else {}

@@ -149,7 +149,8 @@ def _measured(task: TaskSpec, facts: Facts) -> str:
     if groups > 1:
         said.append("In brackets: 95 % of a bootstrap that draws whole groups.")
     if groups < _FEW_GROUPS:
-        said.append(f"From {groups} group(s) such intervals are too narrow, if there are any.")
+        few = f"From {groups} groups such intervals are too narrow." if groups > 1 else "One group gives no intervals."
+        said.append(few)
     units = f" ({task.units})" if task.kind == "regression" and task.units != "1" else ""
     overall = [f"| {name} | {_score(score)} |" for name, score in metrics["scores"].items()]
     tables = [" ".join(said), "\n".join([f"| score{units} | |", "| --- | --- |", *overall])]

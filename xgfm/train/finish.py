@@ -28,6 +28,7 @@ from xgfm.train.history import read_history
 from xgfm.train.lora import merge
 from xgfm.train.losses import IGNORE
 from xgfm.train.metrics import Confusion, Regression, metrics_for
+from xgfm.train.origin import extent_of_chips
 from xgfm.train.passes import Passes
 from xgfm.train.settings import TrainSettings
 from xgfm.train.targets import rescale
@@ -83,8 +84,8 @@ def finish(settings: TrainSettings) -> Mapping[str, Any]:
         metrics=scores,
         calibration=calibration,
         split=split,
-        facts=chips.facts.to_json(),
-        settings=settings.model_dump(mode="json"),
+        facts={**chips.facts.to_json(), "bbox": _place(chips)},
+        settings={**settings.model_dump(mode="json"), "lr": settings.rate},
         history=_validations(folder),
         steps=saved.step,
     )
@@ -130,6 +131,13 @@ def judge(passes: Passes, split: str, at_once: int) -> tuple[Confusion | Regress
     if isinstance(scores, Regression):
         return scores, {}
     return scores, {"temperature": passes.spec.temperature, "before": before.error, "after": after.error}
+
+
+def _place(chips: Chips) -> list[float] | None:
+    """Return west, south, east, north of the chips in degrees: labels may be in a small part of a cube."""
+    places = chips.dataset()
+    half = chips.facts.size * chips.facts.pixel_size / 2
+    return extent_of_chips(places["lat"].values, places["lon"].values, half)
 
 
 def _temperature(passes: Passes, at_once: int, seed: int) -> float:

@@ -10,11 +10,15 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from xgfm.cf import frames_of
 
 Lineage = Iterable[Mapping[str, Any]]
+_DEGREE = 111_195.0
+"""Metres of a degree of latitude on a sphere of 6371 km."""
 
 
 def extent_of(lineage: Lineage) -> list[float] | None:
@@ -28,6 +32,23 @@ def extent_of(lineage: Lineage) -> list[float] | None:
         return None
     west, south, east, north = zip(*edges, strict=True)
     return [round(edge, 6) for edge in (min(west), min(south), max(east), max(north))]
+
+
+def extent_of_chips(lat: NDArray[np.float64], lon: NDArray[np.float64], half: float) -> list[float] | None:
+    """Return west, south, east, north of chips, in degrees, from their centres and half a side in metres.
+
+    None where no chip has a place; all the way around where they lie on both sides of 180 degrees.
+    """
+    there = np.isfinite(lat) & np.isfinite(lon)
+    if not there.any():
+        return None
+    up = half / _DEGREE
+    along = up / np.cos(np.radians(np.minimum(np.abs(lat[there]), 89)))
+    south, north = max(lat[there].min() - up, -90.0), min(lat[there].max() + up, 90.0)
+    west, east = (lon[there] - along).min(), (lon[there] + along).max()
+    if east - west > 180:
+        west, east = -180.0, 180.0
+    return [round(float(edge), 6) for edge in (west, south, east, north)]
 
 
 def _box(cube: Mapping[str, Any]) -> tuple[float, float, float, float]:
