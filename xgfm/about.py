@@ -43,7 +43,7 @@ def about(path: str) -> Pairs:
     if place.is_file():
         return _file_reader(place)(place)
     if place.is_dir() or path in names:
-        return about_record(registry.spec_of(path))
+        return _about_folder(path) if place.is_dir() else about_record(registry.spec_of(path))
     raise XgfmError(f"{path!r} is neither a path that exists nor one of the names {names}")
 
 
@@ -100,11 +100,20 @@ def about_record(spec: TaskSpec | ModelSpec) -> Pairs:
     return [
         *pairs,
         ("pixel size", f"{spec.pixel_size:g} m"),
-        ("licence", spec.licence),
+        ("licence", spec.licence or "nobody has said"),
         ("paper", spec.paper or "-"),
         ("weights", source_of(spec)),
         ("SHA-256", (spec.weights.sha256 if spec.weights else None) or "not known beforehand"),
     ]
+
+
+def _about_folder(path: str) -> Pairs:
+    """What the record in a folder says; its weights lie beside it."""
+    from xgfm.models import registry
+
+    entry = registry.find(path)
+    here = {"weights": path, "SHA-256": entry.sha256 or "not known"}
+    return [(word, here.get(word, said)) for word, said in about_record(entry.spec)]
 
 
 def _about_weights(path: Path) -> Pairs:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import small
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from results import DEGREES, NORTH, result
@@ -16,6 +17,9 @@ from xgfm.about import about
 from xgfm.cube.catalogs import save_items
 from xgfm.cube.simulate import Season, simulate_season
 from xgfm.errors import SearchError, XgfmError
+from xgfm.models.build import build_task
+from xgfm.models.fetch import sha256_of
+from xgfm.models.folder import save_task
 from xgfm.store.write import to_cog
 
 
@@ -80,3 +84,10 @@ def test_a_broken_geotiff_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(b"nothing")
     with pytest.raises(XgfmError, match=r"a\.tif cannot be read as a GeoTIFF"):
         about(str(tmp_path / "a.tif"))
+
+
+def test_a_task_folder_holds_its_own_weights(tmp_path: Path) -> None:
+    record = small.task()
+    said = dict(about(str(save_task(build_task(record), record, tmp_path / "mine"))))
+    assert said["weights"] == str(tmp_path / "mine")
+    assert said["SHA-256"] == sha256_of(tmp_path / "mine" / "model.safetensors")
