@@ -79,8 +79,6 @@ def _draw_labelled(axis: Any, labels: xr.DataArray) -> None:
     extent = (box.left, box.right, box.bottom, box.top)
     axis.imshow(np.where(labelled, 0.85, 1.0), extent=extent, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.ticklabel_format(useOffset=False, style="plain")
-    axis.set_xlabel("x")
-    axis.set_ylabel("y")
 
 
 def _draw_chips(axis: Any, chips: pd.DataFrame, labels: xr.DataArray, size: int) -> None:
@@ -98,4 +96,9 @@ def _draw_chips(axis: Any, chips: pd.DataFrame, labels: xr.DataArray, size: int)
             axis.add_collection(PatchCollection(patches, facecolor=color, edgecolor="white", linewidth=0.5, alpha=0.6))
             told = "left out" if name == NAMES[-1] else name
             handles.append(Patch(facecolor=color, alpha=0.6, label=f"{told} ({len(mine)})"))
+    rim, grid = max(wide, high), box.boundingbox  # labels may be in a small part of the cube
+    left, right = chips["x"].min() - wide / 2 - rim, chips["x"].max() + wide / 2 + rim
+    bottom, top = chips["y"].min() - high / 2 - rim, chips["y"].max() + high / 2 + rim
+    axis.set_xlim(max(left, grid.left), min(right, grid.right))
+    axis.set_ylim(max(bottom, grid.bottom), min(top, grid.top))
     axis.figure.legend(handles=handles, loc="outside right upper", frameon=False)
