@@ -11,7 +11,7 @@ import typer
 
 from xgfm.cli.base import app
 from xgfm.cli.jobs import workers_for
-from xgfm.cli.words import pairs
+from xgfm.cli.words import busy, pairs
 from xgfm.errors import XgfmError
 
 
@@ -44,8 +44,11 @@ def train(
     if cluster is None and ranks > 1:
         raise XgfmError(f"--ranks {ranks}: of which workers? Give --cluster")
     workers = None if cluster is None else ranks
-    with workers_for(cluster, workers=workers, memory=memory, walltime=walltime, queue=queue, account=account,
-                     gpus=gpus) as client:  # fmt: skip
+    with (
+        workers_for(cluster, workers=workers, memory=memory, walltime=walltime, queue=queue, account=account,
+                    gpus=gpus) as client,
+        busy(f"training; {record.folder}/history.csv says how far it is"),
+    ):  # fmt: skip
         result = run(record, client=client, ranks=ranks)
     typer.echo(f"best weights: step {result.step}")
     pairs([(name, _shown(score)) for name, score in result.metrics["scores"].items()])
