@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -102,13 +101,8 @@ HEAVY = ("torch", "rasterio", "odc", "stackstac", "pystac_client", "matplotlib",
 
 def test_import_is_light() -> None:
     code = f"import sys, xgfm; print(sorted(m for m in {HEAVY!r} if m in sys.modules))"
-    best = float("inf")
-    for _ in range(5):  # the best of five: what the machine does meanwhile is not ours
-        start = time.perf_counter()
-        seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-        best = min(best, time.perf_counter() - start)
-        assert seen == "[]"
-    assert best < 1.0
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert seen == "[]"
 
 
 def test_every_public_name_is_there() -> None:

@@ -193,15 +193,28 @@ def test_bootstrap_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert confusion.bootstrap(100) == whole
 
 
-def test_class_that_some_draws_lack_has_an_interval_and_one_without_pixels_has_none() -> None:
+def test_class_that_some_draws_lack_has_an_interval() -> None:
     truth = np.zeros((10, 4), "uint8")
-    truth[0] = 1
+    truth[:2] = 1
     confusion = Confusion(("a", "b", "c"))
     confusion.add(truth, truth, np.arange(10))
     scores = confusion.bootstrap(200)
     assert (scores.classes["iou"][1].low, scores.classes["iou"][1].high) == (1, 1)
     assert np.isnan(scores.classes["iou"][2].low)
+
+
+def test_class_of_one_group_or_none_has_no_interval() -> None:
+    truth = np.zeros((10, 4), "uint8")
+    truth[0] = 1
+    predicted = truth.copy()
+    predicted[0, 0] = 0
+    confusion = Confusion(("a", "b", "c"))
+    confusion.add(truth, predicted, np.arange(10))
+    scores = confusion.bootstrap(200)
+    assert np.isnan(scores.classes["iou"][1].low)
+    assert scores.classes["iou"][0].low < scores.classes["iou"][0].high
     values = confusion.to_json(50)
+    assert values["classes"][1]["iou"] == {"value": 0.75, "low": None, "high": None}
     assert values["classes"][2]["iou"] == {"value": None, "low": None, "high": None}
     json.dumps(values, allow_nan=False)
 

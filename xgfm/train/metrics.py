@@ -14,7 +14,7 @@ import numpy as np
 
 from xgfm.errors import LabelError
 from xgfm.models.spec import ClassInfo, TaskSpec
-from xgfm.train.group_sums import Array, GroupSums, Interval, Scores, mean_of, over
+from xgfm.train.group_sums import LEVEL, Array, GroupSums, Interval, Scores, mean_of, over
 
 IGNORE = 255
 """Class code of a pixel without label, and of one without prediction."""
@@ -128,6 +128,19 @@ class Confusion(GroupSums):
 
     def _empty(self) -> Array:
         return np.zeros((len(self.classes),) * 2)
+
+    def bootstrap(self, n: int = 1000, seed: int = 0, level: float = LEVEL) -> Scores:
+        """As `GroupSums.bootstrap`; a class that lies in one group alone has no interval: all draws say the same."""
+        drawn = super().bootstrap(n, seed, level)
+        alone = (self.sums().sum(axis=2) > 0).sum(axis=0) < 2
+        none = Interval(np.nan, np.nan)
+        return Scores(
+            drawn.overall,
+            {
+                name: tuple(none if one else bounds for bounds, one in zip(of_class, alone, strict=True))
+                for name, of_class in drawn.classes.items()
+            },
+        )
 
     def to_json(self, n: int = 1000, seed: int = 0) -> dict[str, Any]:
         """Return scores, intervals and counts as JSON values; NaN is None.
@@ -324,4 +337,6 @@ def _overall(metrics: GroupSums, intervals: Scores | None) -> list[str]:
 
 
 def _shown(value: Any, interval: Interval | None) -> str:
-    return f"{value:.3f}" + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
+    return f"{value:.3f}" + (
+        f" [{interval.low:.3f}, {interval.high:.3f}]" if interval and np.isfinite(interval.low) else ""
+    )
