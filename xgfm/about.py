@@ -26,7 +26,7 @@ def about(path: str) -> Pairs:
     Parameters
     ----------
     path : str
-        Zarr store (folder or URL), GeoTIFF, file of items, task folder, weights file, or name.
+        Zarr store (folder or URL), store of chips, GeoTIFF, file of items, task folder, weights file, or name.
 
     Raises
     ------
@@ -39,12 +39,33 @@ def about(path: str) -> Pairs:
     place = Path(path).expanduser()
     names = [spec.name for spec in registry.tasks()] + [spec.name for spec in registry.models()]
     if "://" in path or any((place / mark).exists() for mark in ("zarr.json", ".zgroup")):
-        return about_store(path)
+        return _about_chips(path) or about_store(path)
     if place.is_file():
         return _file_reader(place)(place)
     if place.is_dir() or path in names:
         return _about_folder(path) if place.is_dir() else about_record(registry.spec_of(path))
     raise XgfmError(f"{path!r} is neither a path that exists nor one of the names {names}")
+
+
+def _about_chips(path: str) -> Pairs | None:
+    """Say what chips are; None for another store."""
+    from xgfm.errors import TrainError
+    from xgfm.train.chip_store import SPLITS, open_chips
+
+    try:
+        chips = open_chips(path)
+    except TrainError:
+        return None
+    facts = chips.facts
+    return [
+        ("chips", path),
+        *((split, f"{len(chips.indexes(split))} chips") for split in SPLITS),
+        ("each", f"{facts.frames} frames of {', '.join(facts.bands)}, {facts.size} x {facts.size} pixels"),
+        ("pixels", f"{facts.pixel_size:g} m, {facts.reflectance_scale:g} of reflectance a unit"),
+        ("labels", ", ".join(c.name for c in facts.classes) or f"a number, in {facts.units}"),
+        ("left out", f"{len(facts.failed)} chips that could not be read"),
+        ("digest", facts.digest),
+    ]
 
 
 def _file_reader(path: Path) -> Callable[[Path], Pairs]:

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 import small
 from affine import Affine
+from field_chips import write_small_chips
 from odc.geo.geobox import GeoBox
 from results import DEGREES, NORTH, result
 
@@ -40,6 +41,16 @@ def test_a_file_of_items(season: Season, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
     with pytest.raises(SearchError, match="holds no STAC items"):
         about(str(tmp_path / "other.json"))
+
+
+def test_a_store_of_chips(tmp_path: Path) -> None:
+    chips = write_small_chips(tmp_path / "chips.zarr")
+    said = dict(about(chips.path))
+    assert {name: said[name] for name in ("train", "val", "test")} == {
+        split: f"{len(chips.indexes(split))} chips" for split in ("train", "val", "test")
+    }
+    assert said["labels"] == ", ".join(c.name for c in chips.facts.classes)
+    assert said["digest"] == chips.facts.digest
 
 
 def test_items_that_are_not_hls(tmp_path: Path) -> None:
