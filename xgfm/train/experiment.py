@@ -225,7 +225,7 @@ def _on_workers(planned: Sequence[Planned], client: Client) -> Iterator[tuple[st
     finished = as_completed()
 
     def send() -> None:
-        while waiting and len(under_way) < max(len(client.scheduler_info(n_workers=-1)["workers"]), 1):
+        while waiting and len(under_way) < max(len(client.nthreads()), 1):
             one = waiting.pop()
             future = client.submit(execute, one, key=f"study-{one.name}-{time.time_ns()}", pure=False)
             under_way[future] = one
