@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 
@@ -242,9 +242,8 @@ def batches(pixels: _Prepared, place: Block, settings: Settings) -> Iterator[Bat
     """Batch the windows of a block, over groups too."""
     count, itemsize = len(pixels.cuts), pixels.x.element_size()
     most = settings.batch_size or batch_size(str(pixels.x.device), settings.window_values * itemsize)
-    ends = np.linspace(0, count, -(-count // most) + 1).round().astype(int)  # even ones: a batch of one is slow
-    for start, stop in pairwise(ends):
-        cuts = pixels.cuts[start:stop]
+    for start in range(0, count, most):  # full ones, not even ones: those of odd sizes are slower on a CPU
+        cuts = pixels.cuts[start : start + most]
         x, valid = (torch.stack([_cut(t, c, place, settings) for c in cuts]) for t in (pixels.x, pixels.valid))
         yield Batch(x, valid, cuts, None, None)
 
