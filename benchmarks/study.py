@@ -32,12 +32,20 @@ from xgfm.train.study import StudySpec
 
 TILES = ("T15TVM", "T15TUM", "T15TWM", "T15TVL", "T15TUL", "T15TWL", "T15TVK", "T15TUK", "T15TWK", "T15TVN", "T15TUN")
 """Each season lies in its own tile, so that blocks of two seasons are never one place."""
-SIZE = 64
-"""Pixels of a chip's side."""
+SIZE, PATCH = 32, 4
+"""Pixels of the sides of a chip and of a patch: fields are some twenty pixels wide."""
+
+
+NOISE = 400.0
+"""Standard deviation of what is added to each pixel, in DN: 4 % of reflectance."""
 
 
 def season(number: int, side: int) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return three composited frames and the labels of a season."""
+    """Return midsummer of a season, composited, noisy, and its labels.
+
+    With a whole simulated season a single pixel tells its class, and there is nothing to learn in advance. From one
+    frame with noise it does not: the field around it must be known, too, and that can be learned without labels.
+    """
     rng = np.random.default_rng([number, 5])
     cube, truth = simulate_cube(
         seed=3000 + number,
@@ -46,8 +54,11 @@ def season(number: int, side: int) -> tuple[xr.DataArray, xr.DataArray]:
         year=int(rng.integers(2017, 2025)),
         granules=int(rng.integers(12, 21)),
     )
-    frames = xgfm.composite(xgfm.mask(cube), 3)
-    return frames, truth.assign_attrs(class_flags(CLASSES))
+    summer = xgfm.composite(xgfm.mask(cube), 3).isel(time=[1])
+    seen = summer.values
+    noise = np.rint(rng.normal(0, NOISE, seen.shape))
+    summer = summer.copy(data=np.where(seen == -9999, seen, (seen + noise).clip(1, 16000)).astype("int16"))
+    return summer, truth.assign_attrs(class_flags(CLASSES))
 
 
 def chips_of(numbers: range, store: Path, side: int, **split: object) -> Chips:
@@ -61,7 +72,7 @@ def chips_of(numbers: range, store: Path, side: int, **split: object) -> Chips:
 def encoder(facts: ChipFacts, width: int) -> ModelSpec:
     """Return the record of the small encoder."""
     light = {"decoder_embed_dim": width // 2, "decoder_depth": 2, "decoder_num_heads": 4}
-    return replace(small_encoder(facts), name="simulated-small", embed_dim=width, **light)
+    return replace(small_encoder(facts), name="simulated-small", patch_size=(1, PATCH, PATCH), embed_dim=width, **light)
 
 
 def study(options: argparse.Namespace, chips: Path, base: Path) -> StudySpec:

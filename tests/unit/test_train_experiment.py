@@ -22,6 +22,7 @@ from xgfm.models.spec import Statistics
 from xgfm.train import experiment as module
 from xgfm.train.chips import Chips
 from xgfm.train.experiment import StudyWarning, execute, experiment, plan, records
+from xgfm.train.interrupts import Stopped
 from xgfm.train.study import StudySpec
 from xgfm.train.subsets import subset
 
@@ -138,6 +139,18 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(
     with warnings.catch_warnings():
         warnings.simplefilter("error", StudyWarning)
         assert sorted(experiment(spec).runs["method"]) == ["frozen", "scratch"]
+
+
+def test_who_stops_a_run_stops_the_study(
+    chips: Chips, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(settings: Any) -> Any:
+        raise Stopped("stopped by SIGINT after step 1 of 2")
+
+    monkeypatch.setattr(module, "fit", stopped)
+    with pytest.raises(Stopped, match="SIGINT"):
+        experiment(study(chips, base, tmp_path / "study"))
+    assert not records(tmp_path / "study")
 
 
 def test_a_mistake_in_code_is_not_hidden(

@@ -29,6 +29,7 @@ from xgfm.train.chips import Chips, open_chips
 from xgfm.train.curves import SCORES, differences, draw_efficiency, draw_learning, markdown, summary
 from xgfm.train.fit import fit
 from xgfm.train.history import HISTORY
+from xgfm.train.interrupts import Stopped
 from xgfm.train.settings import TrainSettings
 from xgfm.train.study import ForestSettings, Run, StudySpec, digest_of
 from xgfm.train.subsets import subset
@@ -140,7 +141,8 @@ def experiment(study: StudySpec | str | os.PathLike[str], *, client: Client | No
     Raises
     ------
     TrainError
-        Before any run: keys that no training run has, chips without a test split, a base that does not fit.
+        Before any run: keys that no training run has, chips without a test split, an unknown base. Later: the study was
+        stopped (SIGTERM, Ctrl-C); the same call goes on.
 
     Warns
     -----
@@ -234,7 +236,7 @@ def _on_workers(planned: Sequence[Planned], client: Client) -> Iterator[tuple[st
     send()
     for future in finished:
         one = under_way.pop(future)
-        reason = future.result() if future.status == "finished" else f"worker lost: {future.exception()!r}"
+        reason = future.result() if future.status == "finished" else repr(future.exception())
         if reason is not None:
             yield one.name, reason
         send()
@@ -255,11 +257,9 @@ def execute(planned: Planned) -> str | None:
                 scores = forest(chips, train, planned.forest, planned.run.seed).to_json()
             else:
                 scores = dict(fit(planned.settings).metrics)
-        except (
-            XgfmError,
-            RuntimeError,
-            OSError,
-        ) as error:  # the others go on; a mistake in code does not look like this
+        except Stopped:  # whoever stops one run means all of them
+            raise
+        except (XgfmError, RuntimeError, OSError) as error:  # a mistake in code does not look like this
             return f"{type(error).__name__}: {error}"
         record = {
             **asdict(planned.run),

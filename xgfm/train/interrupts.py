@@ -11,7 +11,13 @@ import threading
 from types import FrameType
 from typing import Any
 
+from xgfm.errors import TrainError
+
 _NAMES = ("SIGTERM", "SIGINT")
+
+
+class Stopped(TrainError):  # noqa: N818 - what the run is
+    """A run was told to stop, and has left a checkpoint."""
 
 
 class Interrupts:

@@ -28,7 +28,7 @@ from xgfm.models.spec import ModelSpec, TaskSpec, to_json
 from xgfm.train.checkpoints import Checkpoints
 from xgfm.train.chips import Chips, Sample, open_chips
 from xgfm.train.history import History, read_history
-from xgfm.train.interrupts import Interrupts
+from xgfm.train.interrupts import Interrupts, Stopped
 from xgfm.train.loader import Batches, normalised
 from xgfm.train.passes import part, tensors
 from xgfm.train.stepping import learning_rate, seeded
@@ -215,7 +215,7 @@ class _Run:
                 if last:
                     return
                 if interrupts.name is not None:
-                    raise TrainError(
+                    raise Stopped(
                         f"stopped by {interrupts.name} after step {self.step} of {self.options.steps}; the same call "
                         "goes on from there"
                     )

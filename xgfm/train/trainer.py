@@ -25,7 +25,7 @@ from xgfm.models import registry
 from xgfm.train.checkpoints import Checkpoints
 from xgfm.train.chips import Chips, open_chips
 from xgfm.train.history import read_history
-from xgfm.train.interrupts import Interrupts
+from xgfm.train.interrupts import Interrupts, Stopped
 from xgfm.train.loader import Batches
 from xgfm.train.loggers import Records
 from xgfm.train.losses import Losses, sqrt_inverse
@@ -193,7 +193,7 @@ class Run:
                 if self.state.finished:
                     return
                 if taken.stop:
-                    raise TrainError(self._stopped(interrupts))
+                    raise Stopped(self._stopped(interrupts))
                 clock.start(stream.waited)
 
     @property
