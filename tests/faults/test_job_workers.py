@@ -147,7 +147,9 @@ def test_a_failure_may_stop_the_run(bench: Bench, broken: Callable[..., Client],
     status = job.status()
     assert status.failed == (BROKEN,)
     job.retry_failed()
-    assert job.run(progress=False).computed == status.missing + 1
+    # A block that a worker has begun while the run was stopping is recorded by that worker, perhaps after the status.
+    again = job.run(progress=False)
+    assert 1 <= again.computed <= status.missing + 1
     is_whole_as(job, bench.clean)
 
 

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import pandas as pd
 
 from xgfm.errors import TrainError, XgfmError
@@ -247,7 +248,9 @@ def execute(planned: Planned) -> str | None:
 
     Called on workers. The record is written last, in one go.
     """
-    with _ALONE:
+    # A task that asks its cluster to read lends its thread to a second run, and waits for that one to end to get it
+    # back; the second waits for the lock. So what a run reads, it reads itself.
+    with _ALONE, dask.config.set(scheduler="synchronous"):
         start = time.monotonic()
         try:
             chips = open_chips(planned.chips)
