@@ -27,6 +27,7 @@ ORDER = (
     "train",
     "cluster",
     "figures",
+    "view",
     "accessor",
     "__init__",
     "demo",
