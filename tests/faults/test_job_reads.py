@@ -121,7 +121,7 @@ def test_an_item_that_is_never_answered(bench: Bench, tmp_path: Path) -> None:
 def test_reads_that_hang_once(bench: Bench, tmp_path: Path) -> None:
     log, name = tmp_path / "log", bench.items[1]["id"]
     with bench.served(log, hang=f"{name}.B04", requests=2) as (_, items):
-        job = bench.job("hung.zarr", items, limits={"attempts": 2, "read_seconds": 4.0})
+        job = bench.job("hung.zarr", items, limits={"attempts": 2, "read_seconds": 2.0})
         outcome = job.run(progress=False)
     assert verdicts(log)["hang"]
     assert max(entry.attempts for entry in job.ledger.entries()) == 2
