@@ -8,15 +8,17 @@ what was given and what is allowed; and the record as YAML again. Scalars are th
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar, get_args
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xgfm.cube.hrefs import redacted
-from xgfm.errors import JobError
+from xgfm.errors import JobError, WriteError, XgfmError
 
 Record = TypeVar("Record", bound=BaseModel)
 Place = tuple[str | int, ...]
@@ -103,6 +105,52 @@ def from_yaml(text: str, record: type[Record], name: str) -> Record:
         return record(**values)
     except WrongEntriesError as error:
         raise JobError("\n".join(_at(place, lines, name) + said for place, said in error.entries)) from None
+
+
+class Document(BaseModel):
+    """A frozen record that is kept as a YAML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True)
+    called: ClassVar[str]
+    """What messages call it."""
+    refused_by: ClassVar[type[XgfmError]] = JobError
+    """What is raised for a document that it cannot be read from."""
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a YAML file.
+
+        Raises
+        ------
+        JobError or TrainError
+            No such file, no YAML, or wrong entries: all of them, with line, value and what is allowed.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise cls.refused_by(
+                f"the {cls.called} {str(path)!r} cannot be read ({error}); give the path of a YAML file"
+            ) from error
+        return cls.from_yaml(text, name=str(path))
+
+    @classmethod
+    def from_yaml(cls, text: str, *, name: str | None = None) -> Self:
+        """Read YAML; ``name`` is what messages call it."""
+        try:
+            return from_yaml(text, cls, name or f"{cls.called}.yaml")
+        except JobError as error:
+            raise cls.refused_by(str(error)) from None
+
+    def to_yaml(self) -> str:
+        """Return the record as YAML, defaults written out."""
+        return to_yaml(self)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the record as a YAML file; an existing one is replaced."""
+        try:
+            Path(path).write_text(self.to_yaml(), encoding="utf-8")
+        except OSError as error:
+            raise WriteError(f"the {self.called} cannot be written to {str(path)!r} ({error.strerror})") from error
 
 
 class WrongEntriesError(JobError):

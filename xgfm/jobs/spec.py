@@ -6,10 +6,8 @@ search or a read is refused here. It holds no credential; those are looked up wh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -29,7 +27,7 @@ from xgfm.cube.hrefs import unsigned
 from xgfm.cube.interval import parse_interval
 from xgfm.cube.mask import DEFAULT_BITS, FLAGS
 from xgfm.cube.periods import Period, named_periods
-from xgfm.errors import FramesError, ItemError, JobError, WriteError, XgfmError
+from xgfm.errors import FramesError, ItemError, JobError, XgfmError
 from xgfm.jobs import document
 from xgfm.jobs.region import check as check_region
 
@@ -193,11 +191,13 @@ class Price(_Record):
     """Of keeping 1e9 bytes for a month."""
 
 
-class JobSpec(_Record):
+class JobSpec(document.Document):
     """A region and a period, a task, a store, and how to get from the one to the other.
 
     Build one with keywords, or read it from YAML with `JobSpec.read`.
     """
+
+    called = "job"
 
     region: Annotated[Any, AfterValidator(_refusing(check_region))] = Field(
         description="[west, south, east, north] in degrees, a GeoJSON geometry, or the path of a GeoJSON or GeoPackage "
@@ -300,37 +300,6 @@ class JobSpec(_Record):
         if self.periods is None:
             return (self.span,)
         return tuple(named_periods([tuple(text.split("/")) if "/" in text else text for text in self.periods]))
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> JobSpec:
-        """Read a YAML file.
-
-        Raises
-        ------
-        JobError
-            No such file, no YAML, or wrong entries: all of them, with line, value and what is allowed.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise JobError(f"the job {str(path)!r} cannot be read ({error}); give the path of a YAML file") from error
-        return cls.from_yaml(text, name=str(path))
-
-    @classmethod
-    def from_yaml(cls, text: str, *, name: str = "job.yaml") -> JobSpec:
-        """Read YAML; ``name`` is what messages call it."""
-        return document.from_yaml(text, cls, name)
-
-    def to_yaml(self) -> str:
-        """Return the record as YAML, defaults written out."""
-        return document.to_yaml(self)
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the record as a YAML file; an existing one is replaced."""
-        try:
-            Path(path).write_text(self.to_yaml(), encoding="utf-8")
-        except OSError as error:
-            raise WriteError(f"the job cannot be written to {str(path)!r} ({error.strerror})") from error
 
 
 def _check_whole(larger: str, side: int, smaller: str, part: int) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from xgfm.errors import JobError, TaskError, TrainError, WriteError
+from xgfm.errors import TaskError, TrainError
 from xgfm.jobs import document
 from xgfm.models.spec import Coordinate, ModelSpec, TaskSpec, model_from_json, task_from_json
 
@@ -118,11 +116,14 @@ class TaskSettings(_Record):
     """What the model is told beside pixels; None for what its encoder knows."""
 
 
-class TrainSettings(_Record):
+class TrainSettings(document.Document):
     """Chips, a base, a way to train, and where it goes.
 
     Build one with keywords, or read it from YAML with `TrainSettings.read`.
     """
+
+    called = "settings"
+    refused_by = TrainError
 
     chips: Text = Field(description="path of a store of chips")
     """What `write_chips` or `import_chips` wrote."""
@@ -243,39 +244,3 @@ class TrainSettings(_Record):
     def numbers(self) -> dict[str, Any]:
         """Return what decides over the numbers of a run, as JSON values: a run goes on with equal ones only."""
         return {key: value for key, value in self.model_dump(mode="json").items() if key not in _RUNNING}
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> TrainSettings:
-        """Read a YAML file.
-
-        Raises
-        ------
-        TrainError
-            No such file, no YAML, or wrong entries: all of them, with line, value and what is allowed.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TrainError(
-                f"settings {str(path)!r} cannot be read ({error}); give the path of a YAML file"
-            ) from error
-        return cls.from_yaml(text, name=str(path))
-
-    @classmethod
-    def from_yaml(cls, text: str, *, name: str = "settings.yaml") -> TrainSettings:
-        """Read YAML; ``name`` is what messages call it."""
-        try:
-            return document.from_yaml(text, cls, name)
-        except JobError as error:
-            raise TrainError(str(error)) from None
-
-    def to_yaml(self) -> str:
-        """Return the record as YAML, defaults written out."""
-        return document.to_yaml(self)
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the record as a YAML file; an existing one is replaced."""
-        try:
-            Path(path).write_text(self.to_yaml(), encoding="utf-8")
-        except OSError as error:
-            raise WriteError(f"settings cannot be written to {str(path)!r} ({error.strerror})") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from xgfm.errors import JobError, TrainError, WriteError
+from xgfm.errors import TrainError
 from xgfm.jobs import document
 from xgfm.train.settings import TrainSettings, WrongSettings
 
@@ -45,13 +44,14 @@ class ForestSettings(BaseModel):
     """Fewest training pixels of a leaf."""
 
 
-class StudySpec(BaseModel):
+class StudySpec(document.Document):
     """Methods, shares of the labels, seeds, and what all runs have in common.
 
     Build one with keywords, or read it from YAML with `StudySpec.read`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    called = "study"
+    refused_by = TrainError
 
     chips: str = Field(min_length=1, description="path of a store of chips")
     folder: str = Field(min_length=1, description="path of a folder that the study writes")
@@ -141,40 +141,6 @@ class StudySpec(BaseModel):
             fraction=run.fraction,
             device=self.device,
         )
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> StudySpec:
-        """Read a YAML file.
-
-        Raises
-        ------
-        TrainError
-            No such file, no YAML, or wrong entries: all of them, with line, value and what is allowed.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TrainError(f"study {str(path)!r} cannot be read ({error}); give the path of a YAML file") from error
-        return cls.from_yaml(text, name=str(path))
-
-    @classmethod
-    def from_yaml(cls, text: str, *, name: str = "study.yaml") -> StudySpec:
-        """Read YAML; ``name`` is what messages call it."""
-        try:
-            return document.from_yaml(text, cls, name)
-        except JobError as error:
-            raise TrainError(str(error)) from None
-
-    def to_yaml(self) -> str:
-        """Return the record as YAML, defaults written out."""
-        return document.to_yaml(self)
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the record as a YAML file; an existing one is replaced."""
-        try:
-            Path(path).write_text(self.to_yaml(), encoding="utf-8")
-        except OSError as error:
-            raise WriteError(f"the study cannot be written to {str(path)!r} ({error.strerror})") from error
 
 
 @dataclass(frozen=True, slots=True)
