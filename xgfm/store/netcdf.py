@@ -1,0 +1,231 @@
+"""A result as one netCDF file that climate tools open without being told anything.
+
+In: a lazy result, or one opened again. Out: netCDF-4 with CF metadata, chunked and compressed. Computed into a Zarr
+store first, so that blocks may come in any order and from any machine; then copied chunk by chunk, and memory does not
+grow with the map.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xgfm import cf
+from xgfm.cube.hrefs import redacted
+from xgfm.errors import MissingExtraError, WriteError
+from xgfm.store.layout import as_dataset
+from xgfm.store.objects import local_folder
+from xgfm.store.path import written_whole
+from xgfm.store.write import to_zarr
+
+SUFFIXES = (".nc", ".nc4", ".cdf")
+COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
+_OF_ZARR = ("zarr_conventions", "multiscales", "proj:", "spatial:")
+"""Attributes, or what they begin with, that speak of the store that a result comes from."""
+_OF_ENCODING = ("_FillValue", "grid_mapping", "units", "calendar", "coordinates")
+"""What xarray writes from the encoding, and refuses among the attributes."""
+_LAYOUT = ("dtype", "scale_factor", "add_offset", "_FillValue", "grid_mapping")
+"""Encoding of a Zarr store that means the same in netCDF."""
+_DTYPES = {"float16": "float32", "bool": "uint8"}
+"""What netCDF has no type for, and the smallest that it has."""
+_STEPS = {"days": 86_400_000_000_000, "seconds": 1_000_000_000, "milliseconds": 1_000_000, "microseconds": 1_000}
+"""Nanoseconds of the units of time, the coarsest first."""
+
+
+def to_netcdf(
+    result: xr.Dataset | xr.DataArray,
+    path: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write a result as a netCDF-4 file that follows CF-1.11.
+
+    Parameters
+    ----------
+    result : Dataset or DataArray
+        What `predict`, `embed`, `reconstruct` or `to_climate` returned, or a store of it opened again, with or without
+        masking. Computed here, block by block, by way of a scratch folder beside ``path``.
+    path : str or path
+        Local file, ``.nc``.
+    overwrite : bool
+        Replace the file that is there; it stays until the new one is whole.
+    progress : bool
+        Show Dask's progress bar.
+
+    Returns
+    -------
+    Path
+        Of the file.
+
+    Raises
+    ------
+    WriteError
+        Where the path is taken, has another name than netCDF's, is no local file or cannot be written; it says what is
+        left on disk.
+    GridError
+        Where the result has no CRS or no regular grid.
+    MissingExtraError
+        Without the package netCDF4.
+
+    Notes
+    -----
+    Class maps stay uint8 with ``_FillValue`` 255, and their ``flag_values`` have that type, as CF asks. float16, which
+    netCDF does not have, becomes float32. Names that CF does not allow (``eo:cloud_cover``) get ``_`` for what stands
+    in the way. Attributes of Zarr's conventions are left out: ``spatial_ref`` says the same.
+    """
+    target = _local_file(path)
+    if find_spec("netCDF4") is None:
+        raise MissingExtraError("netCDF4", "netcdf", "to_netcdf")
+    with written_whole(target, overwrite=overwrite, inside="map.nc") as partial:
+        if {"y", "x"} <= set(result.dims):
+            to_zarr(_without_half_floats(result), partial / "map.zarr", progress=progress)
+            with xr.open_zarr(partial / "map.zarr", mask_and_scale=False, decode_coords="all") as stored:
+                _write(described(stored), partial / "map.nc")
+        else:
+            _write(described(as_dataset(result)), partial / "map.nc")
+    return target
+
+
+def described(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a result with the names, attributes and encoding that netCDF and CF ask for. Lazy.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Of any dims; its grid mapping is a coordinate.
+
+    Returns
+    -------
+    Dataset
+        Sharing the pixels; `xarray.Dataset.to_netcdf` needs no further option.
+    """
+    named = dataset.rename({n: _legal_name(str(n)) for n in dataset.variables if _legal_name(str(n)) != n})
+    out = named.copy()
+    for name, variable in named.variables.items():
+        variable = variable.copy(deep=False)
+        variable.encoding = _encoding(variable, out.sizes)
+        variable.attrs = _attrs(variable)
+        out[name] = variable
+    bounds = {v.attrs.get("bounds") for v in out.variables.values()}
+    for name in [n for n, v in out.variables.items() if v.dtype.kind == "M" and n not in bounds]:
+        _encode_time(out, str(name))
+    out.attrs = {**_legal_attrs(named.attrs), "history": _history(named.attrs), "Conventions": cf.CONVENTIONS}
+    out.encoding = {}
+    return out
+
+
+def _write(dataset: xr.Dataset, path: Path) -> None:
+    """Write chunk by chunk: one thread, as HDF5 has one lock, and one chunk in memory."""
+    import dask
+
+    with dask.config.set(scheduler="synchronous"):
+        dataset.to_netcdf(path, engine="netcdf4", format="NETCDF4")
+
+
+def _local_file(path: str | PathLike[str]) -> Path:
+    """Return the file that is meant; refuse URLs and names of other formats."""
+    target = local_folder(path)
+    name = redacted(str(path))
+    if target is None:
+        raise WriteError(f"path={name!r} is no local file, and netCDF is written to one; give its path")
+    if target.suffix.lower() not in SUFFIXES:
+        raise WriteError(
+            f"path={name!r} is not the name of a netCDF file; give path={str(Path(name).with_suffix('.nc'))!r}"
+        )
+    return target
+
+
+def _without_half_floats(result: xr.Dataset | xr.DataArray) -> xr.Dataset:
+    """Cast what netCDF has no type for, lazily and keeping the encoding that is not the type's."""
+    dataset = as_dataset(result)
+    for name, variable in dataset.data_vars.items():
+        wanted = _DTYPES.get(str(variable.dtype))
+        if wanted is not None:
+            kept = {k: v for k, v in variable.encoding.items() if k != "dtype"}
+            dataset[name] = variable.astype(wanted)
+            dataset[name].encoding = kept
+    return dataset
+
+
+def _encoding(variable: xr.Variable, sizes: Mapping[Any, int]) -> dict[str, Any]:
+    """Return the encoding of one variable: chunks and compression on a grid, no fill value on coordinates."""
+    given = {**{k: v for k, v in variable.attrs.items() if k in _OF_ENCODING}, **variable.encoding}
+    if variable.dtype.kind == "M":
+        return {}
+    kept = {k: v for k, v in given.items() if k in _LAYOUT and v is not None}
+    if variable.ndim < 2 or variable.dtype.kind not in "iuf":
+        return {**({"dtype": str} if variable.dtype.kind in "OU" else {}), "_FillValue": None}
+    chunks = given.get("chunks") or given.get("chunksizes") or [min(size, 512) for size in variable.shape]
+    kept["chunksizes"] = tuple(min(c, sizes[d]) for c, d in zip(chunks, variable.dims, strict=True))
+    kept.setdefault("_FillValue", None)
+    return {**kept, **COMPRESSION}
+
+
+def _attrs(variable: xr.Variable) -> dict[str, Any]:
+    """Return attributes that netCDF can hold, with flags of the type that the variable has on disk."""
+    time = variable.dtype.kind == "M"
+    dropped = [n for n in _OF_ENCODING if n != "units" or time]
+    attrs = {k: v for k, v in _legal_attrs(variable.attrs).items() if k not in dropped}
+    dtype = np.dtype(variable.encoding.get("dtype", variable.dtype)) if not time else None
+    for name in ("flag_values", "flag_masks", "valid_range", "valid_min", "valid_max"):
+        if name in attrs and dtype is not None:
+            attrs[name] = np.asarray(attrs[name], dtype)
+    return attrs
+
+
+def _legal_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what netCDF can hold of some attributes: no empty ones, records as JSON text, truth as 0 and 1."""
+    kept = {str(k): v for k, v in attrs.items() if not str(k).startswith(_OF_ZARR)}
+    kept = {k: v for k, v in kept.items() if not (v is None or (isinstance(v, list | tuple) and not v))}
+    return {_legal_name(name): _legal_value(value) for name, value in kept.items()}
+
+
+def _legal_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    nested = isinstance(value, list | tuple) and any(isinstance(v, dict | list | tuple | None) for v in value)
+    if isinstance(value, dict) or nested:
+        return json.dumps(value)
+    return value
+
+
+def _legal_name(name: str) -> str:
+    """Return a name of letters, digits and ``_``, as CF recommends; ``_FillValue`` keeps its first letter."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
+
+
+def _history(attrs: Mapping[str, Any]) -> str:
+    """Return CF's audit trail with a line for this file."""
+    line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} written by xgfm.to_netcdf"
+    return "\n".join([*([str(attrs["history"])] if attrs.get("history") else []), line])
+
+
+def _encode_time(dataset: xr.Dataset, name: str) -> None:
+    """Give a time and its bounds the same unit, the coarsest that holds both exactly."""
+    bounds = dataset[name].attrs.get("bounds")
+    members = [dataset.variables[n] for n in (name, bounds) if n in dataset.variables]
+    units = _unit(member.values for member in members)
+    for member in members:
+        member.attrs.setdefault("units_metadata", "leap_seconds: unknown")  # what catalogues do not tell
+        member.encoding = {
+            "units": f"{units} since 1970-01-01T00:00:00",
+            "calendar": "standard",
+            "dtype": "int64",
+            "_FillValue": None,
+        }
+
+
+def _unit(times: Iterable[np.ndarray]) -> str:
+    """Return the coarsest unit of which all times are whole numbers."""
+    stamps = np.concatenate([t.astype("datetime64[ns]").astype("int64").ravel() for t in times])
+    return next((unit for unit, step in _STEPS.items() if not (stamps % step).any()), "nanoseconds")
