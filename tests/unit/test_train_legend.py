@@ -188,3 +188,11 @@ def test_no_more_classes_than_a_byte_holds() -> None:
         _ = many.classes
     assert len(many.merge(0).classes) == 9
     assert len(Legend.of([f"crop {n}" for n in range(255)]).classes) == 255
+
+
+@pytest.mark.parametrize("other", ["corn", "CORN", " Corn", "Corn  "])
+def test_names_that_differ_in_case_or_blanks_only_are_refused_and_merged(other: str) -> None:
+    legend = Legend.of(["Corn", "Wheat", other])
+    with pytest.raises(LabelError, match=r"'Corn' and .* differ in case or blanks only.*merge"):
+        _ = legend.classes
+    assert names(legend.merge({other: "Corn"})) == ["Corn", "Wheat"]

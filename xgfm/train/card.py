@@ -121,11 +121,11 @@ def _output(task: TaskSpec) -> str:
     else:
         rows = [f"| {code} | {info.name} | `{info.color}` |" for code, info in enumerate(task.classes)]
         what = "\n".join(["| code | class | colour |", "| ---: | --- | --- |", *rows])
-    unit = task.statistics.reflectance_scale
+    scale = task.statistics.reflectance_scale
+    unit = "in their own units" if scale == 1 else f"one unit being {scale:g} of reflectance"
     return (
-        f"{what}\n\nFrom {task.frames} frame(s) of the bands {', '.join(task.bands)}, one unit being {unit:g} of "
-        f"reflectance, at {task.pixel_size:g} m, in windows of {task.window} pixels whose outer {task.halo} are thrown "
-        "away."
+        f"{what}\n\nFrom {task.frames} frame(s) of the bands {', '.join(task.bands)}, {unit}, "
+        f"at {task.pixel_size:g} m, in windows of {task.window} pixels whose outer {task.halo} are thrown away."
     )
 
 

@@ -86,9 +86,18 @@ class Legend:
         Raises
         ------
         LabelError
-            More than 255: labels are uint8, and 255 is the ignore index.
+            More than 255: labels are uint8, and 255 is the ignore index. Two whose names differ in case or blanks only:
+            labels that people typed, and a model would be asked to tell one crop from itself.
         """
         names = list(dict.fromkeys(g for g in self._groups if g is not None))
+        alike: dict[str, str] = {}
+        for name in names:
+            first = alike.setdefault(" ".join(name.casefold().split()), name)
+            if first != name:
+                raise LabelError(
+                    f"the classes {first!r} and {name!r} differ in case or blanks only; make them one: "
+                    f"legend=xgfm.Legend.of([...]).merge({{{name!r}: {first!r}}})"
+                )
         if len(names) > NODATA:
             raise LabelError(f"the legend has {len(names)} classes; labels hold {NODATA}: merge some, legend.merge(1)")
         return tuple(ClassInfo(name, self._color(name) or _chosen(number)) for number, name in enumerate(names))
