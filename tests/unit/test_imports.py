@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "xgfm"
 
 ORDER = (
     "errors",
+    "palette",
+    "notebook",
     "cf",
     "grid",
     "windows",
