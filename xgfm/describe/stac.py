@@ -96,7 +96,7 @@ def result_item(result: Result) -> pystac.Item:
             "description": _description(result),
             "created": pystac.utils.datetime_to_str(result.created),
             **_processing(result),
-            **(_projection(grids[0]) if len(grids) == 1 else {}),
+            **(projection(grids[0]) if len(grids) == 1 else {}),
         },
         stac_extensions=list(EXTENSIONS.values()),
     )
@@ -126,7 +126,8 @@ def _processing(result: Result) -> dict[str, Any]:
     }
 
 
-def _projection(box: GeoBox) -> dict[str, Any]:
+def projection(box: GeoBox) -> dict[str, Any]:
+    """Return a grid as the projection extension describes it."""
     assert box.crs is not None  # every grid of a result has one
     code = box.crs.epsg
     crs = {"proj:code": f"EPSG:{code}"} if code else {"proj:code": None, "proj:wkt2": box.crs.to_wkt()}
@@ -148,7 +149,7 @@ def _assets(result: Result) -> dict[str, pystac.Asset]:
     groups = {group: box for group, box in result.grids.items() if group}
     if not result.snapshots and len(groups) <= MOST_GROUPS:  # inside a repository nothing has an address
         for group, box in groups.items():
-            fields = {**_projection(box), "bands": bands}
+            fields = {**projection(box), "bands": bands}
             assets[group] = pystac.Asset(
                 f"{result.store}/{group}", f"tile {group}", media_type=ZARR, roles=["data"], extra_fields=fields
             )
@@ -183,9 +184,27 @@ def classes(task: TaskSpec) -> list[dict[str, Any]]:
     task
         Whose classes.
     """
-    words = [re.sub(r"[^A-Za-z0-9_-]", "_", word) for word in flag_words(info.name for info in task.classes)]
-    listed = [
-        {"value": value, "name": word, "title": info.name, "color_hint": info.color.removeprefix("#").upper()}
-        for value, (word, info) in enumerate(zip(words, task.classes, strict=True))
+    infos = task.classes
+    names = [info.name for info in infos]
+    return flag_classes(list(range(len(infos))), flag_words(names), names, [info.color for info in infos])
+
+
+def flag_classes(
+    values: Sequence[int], words: Sequence[str], names: Sequence[str], colors: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return flags as `classes` lists them.
+
+    Parameters
+    ----------
+    values, words, names
+        Of each class.
+    colors
+        ``#rrggbb`` of each class, or none at all.
+    """
+    listed: list[dict[str, Any]] = [
+        {"value": value, "name": re.sub(r"[^A-Za-z0-9_-]", "_", word), "title": name}
+        for value, word, name in zip(values, words, names, strict=True)
     ]
+    for entry, color in zip(listed, colors, strict=False):
+        entry["color_hint"] = color.removeprefix("#").upper()
     return [*listed, {"value": NODATA, "name": "nodata", "title": "no data", "nodata": True}]

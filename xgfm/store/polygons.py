@@ -73,8 +73,7 @@ def pieces_of(
     from affine import Affine
     from rasterio.features import rasterize, shapes
 
-    # North-up and away from the origin: rasterio warns of any other grid, and takes no word of what is meant.
-    place = {"transform": Affine(1, 0, column + 1, 0, -1, -row - 1)}
+    place = {"transform": Affine(1, 0, column, 0, 1, row)}
     wanted = values != NODATA if classes is None else np.isin(values, classes)
     found = list(shapes(values, mask=wanted, connectivity=4, **place))
     if not found:
@@ -105,9 +104,7 @@ def _polygons(coordinates: list[Any]) -> np.ndarray:
     """Return GeoJSON coordinates as polygons: rings that touch themselves become holes."""
     rings = [ring for polygon in coordinates for ring in polygon]
     points = np.concatenate([np.asarray(ring, "float64") for ring in rings])
-    closed = shapely.linearrings(
-        points * np.array([1, -1]) - 1, indices=np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
-    )
+    closed = shapely.linearrings(points, indices=np.repeat(np.arange(len(rings)), [len(ring) for ring in rings]))
     owners = np.repeat(np.arange(len(coordinates)), [len(polygon) for polygon in coordinates])
     made: np.ndarray = shapely.polygons(closed, indices=owners)
     broken = ~shapely.is_valid(made)

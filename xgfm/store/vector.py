@@ -8,7 +8,9 @@ map.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -99,8 +101,19 @@ def to_vector(
     with written_whole(target, overwrite=overwrite, inside="fields.parquet") as partial:
         found = _regions(layer, confidence, numbers, geobox)
         kept = (_large(regions, min_area) for regions in found)
-        _write(kept, partial / "fields.parquet", geobox, _names(layer), with_confidence=confidence is not None)
+        with _quiet():
+            _write(kept, partial / "fields.parquet", geobox, _names(layer), with_confidence=confidence is not None)
     return target
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without rasterio's warning that pixels have no georeference: they get theirs when they are polygons."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def _local_file(path: str | PathLike[str]) -> Path:
