@@ -34,6 +34,10 @@ COMPANIONS: Mapping[str, Mapping[str, str]] = {
     "confidence": {"long_name": "probability of the mapped class", "units": "1"},
     "entropy": {"long_name": "Shannon entropy of the class probabilities (natural logarithm)", "units": "1"},
     "logits": {"long_name": "logit of each class", "units": "1"},
+    "out_of_domain": {
+        "long_name": "share of held-out training patches that lie nearer to the training data",
+        "units": "1",
+    },
 }
 """Attributes of what stands beside a class map; none of them has a CF standard name."""
 

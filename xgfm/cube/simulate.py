@@ -16,11 +16,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xgfm.cube.climates import covers_of
 from xgfm.cube.items import SIMULATED
 from xgfm.cube.landscape import Land, build_land
 from xgfm.cube.noise import blur, noise
 from xgfm.cube.overpass import Overpass, plan_overpasses
-from xgfm.cube.phenology import CLASSES, COVERS, SPECTRA, Patches, draw_patches
+from xgfm.cube.phenology import CLASSES, SPECTRA, Patches, draw_patches
 from xgfm.cube.publish import write_granule, write_items, write_truth
 from xgfm.cube.sky import cloud_cover, draw_sky, fmask_of, look_through
 from xgfm.errors import GridError
@@ -82,6 +83,7 @@ def simulate_season(
     year: int = 2024,
     granules: int = 16,
     max_cloud_cover: float = 50.0,
+    climate: str = "continental",
 ) -> Season:
     """Write a season of HLS granules: COGs on their real asset keys, STAC items, and the true labels.
 
@@ -94,20 +96,23 @@ def simulate_season(
     shape
         Rows and columns, in pixels of 30 m: a window of the tile's own lattice.
     tile
-        MGRS id. The land and the crop calendar are those of central Minnesota whatever the tile.
+        MGRS id. The land and the crop calendar are those of central Minnesota whatever the tile, but for ``climate``.
     year
         Of the season, April to October.
     granules
         Dates, L30 and S30 together.
     max_cloud_cover
         Percent; cloudier passes are left out.
+    climate
+        ``"continental"``, that of central Minnesota, or another one of `xgfm.cube.climates`: the same land, sky and
+        passes under other plants' years.
 
     Returns
     -------
     Season
         Paths, grid and classes.
     """
-    scene = _scene(seed, shape, tile, year, granules, max_cloud_cover)
+    scene = _scene(seed, shape, tile, year, granules, max_cloud_cover, climate)
     root = Path(folder).resolve()
     root.mkdir(parents=True, exist_ok=True)
     items = []
@@ -136,6 +141,7 @@ def simulate_cube(
     year: int = 2024,
     granules: int = 16,
     max_cloud_cover: float = 50.0,
+    climate: str = "continental",
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Return the season of `simulate_season` in memory, without files. Parameters as there.
 
@@ -146,7 +152,7 @@ def simulate_cube(
     truth : xarray.DataArray
         ``(y, x)``, uint8.
     """
-    scene = _scene(seed, shape, tile, year, granules, max_cloud_cover)
+    scene = _scene(seed, shape, tile, year, granules, max_cloud_cover, climate)
     seen = [_observe(scene, overpass) for overpass in scene.overpasses]
     fmask = np.stack([fmask for _, fmask in seen])
     cover = [cloud_cover(fmask) for _, fmask in seen]
@@ -171,7 +177,10 @@ def simulate_cube(
     return with_grid(cube, scene.geobox), with_grid(truth, scene.geobox)
 
 
-def _scene(seed: int, shape: tuple[int, int], tile: str, year: int, granules: int, max_cloud_cover: float) -> _Scene:
+def _scene(
+    seed: int, shape: tuple[int, int], tile: str, year: int, granules: int, max_cloud_cover: float, climate: str
+) -> _Scene:
+    covers = covers_of(climate)
     rows, columns = (_span(middle, size) for middle, size in zip(_MIDDLE, shape, strict=True))
     geobox = tile_geobox(tile)[rows.start : rows.stop, columns.start : columns.stop]
     west, south, east, north = _bbox(geobox)
@@ -187,8 +196,8 @@ def _scene(seed: int, shape: tuple[int, int], tile: str, year: int, granules: in
     land = build_land(np.random.default_rng([seed, 1]), shape)
     rng = np.random.default_rng([seed, 2])
     late = rng.normal(0, 4)
-    counts = np.bincount(land.patch_class, minlength=len(COVERS))
-    patches = tuple(draw_patches(rng, cover, int(count), late) for cover, count in zip(COVERS, counts, strict=True))
+    counts = np.bincount(land.patch_class, minlength=len(covers))
+    patches = tuple(draw_patches(rng, cover, int(count), late) for cover, count in zip(covers, counts, strict=True))
     return _Scene(land, patches, geobox, (rows, columns), overpasses)
 
 

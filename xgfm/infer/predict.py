@@ -28,8 +28,9 @@ from xgfm.infer.check import check, spec_of
 from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
-from xgfm.infer.layers import LAYERS, layer_count, map_layers, missing
+from xgfm.infer.layers import LAYERS, OUT_OF_DOMAIN, layer_count, map_layers, missing
 from xgfm.models import registry
+from xgfm.models.domain import enlarged, watched
 from xgfm.models.handle import load_task
 from xgfm.models.spec import ModelSpec
 from xgfm.windows import Block
@@ -57,6 +58,7 @@ class _Predict:
         out = np.broadcast_to(fill[:, None, None], (len(block) // spec.frames, len(fill), *shape)).copy()
         sample = torch.Size((1, len(spec.bands), spec.frames, spec.window, spec.window))
         module = ready(self.handle, device, self.precision, lambda m, x: m(x), sample)
+        domain = self.handle.load_domain(device) if OUT_OF_DOMAIN in self.layers else None
 
         def ask(x: torch.Tensor, batch: Batch) -> torch.Tensor:
             told = {"time": batch.time, "location": batch.location}
@@ -69,13 +71,21 @@ class _Predict:
                 )
             return said
 
-        def step(batch: Batch) -> torch.Tensor:
+        def answer(batch: Batch) -> torch.Tensor:
             return averaged_over_d4(lambda x: ask(x, batch), batch.x) if self.tta else ask(batch.x, batch)
 
+        def step(batch: Batch) -> torch.Tensor:
+            if domain is None:
+                return answer(batch)
+            with watched(module, domain.layer) as tokens:
+                said = answer(batch).float()
+            distance = enlarged(module, domain.distance(tokens[0]), said.shape[-2:])
+            return torch.cat([said, distance[:, None]], dim=1)
+
         def finish(said: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-            if self.layers == ("value",):
-                return torch.where(valid[:, None], said, torch.nan)
-            return map_layers(said, valid, self.layers, spec.temperature)
+            if domain is None:
+                return map_layers(said, valid, self.layers, spec.temperature)
+            return map_layers(said[:, :-1], valid, self.layers, spec.temperature, domain.share(said[:, -1:]))
 
         return run(block, place, first_frame, step, finish, out, self.settings, device, dtype_of(module))
 
@@ -112,7 +122,9 @@ def predict(
         Seasons that a task of several frames maps one by one: ``["2023", ("2024-03", "2024-10")]``, in order. Each is
         composited into the task's frames, unless it has just as many dates.
     return_ : str or sequence of str
-        Of ``"class"``, ``"probability"``, ``"confidence"``, ``"entropy"``, ``"logits"``. All are made in one pass.
+        Of ``"class"``, ``"probability"``, ``"confidence"``, ``"entropy"``, ``"logits"``, ``"out_of_domain"``: the share
+        of held-out training patches that lie nearer to the training data than a pixel's patch, for a task that knows
+        its training set (`xgfm.fit_domain`). All are made in one pass.
     halo : int, optional
         Pixels at each window's edge whose output is thrown away; the task's own where not given.
     blend : "hann", optional
@@ -147,7 +159,7 @@ def predict(
     UnitsError
         While reading: values that cannot be in the declared units.
     TaskError
-        No such task, or ``return_`` that it cannot give.
+        No such task, or ``return_`` that it cannot give: ``"out_of_domain"`` of one that has no training set with it.
     """
     spec = _task_spec(task)
     layers = _layers(spec, return_)
@@ -160,6 +172,8 @@ def predict(
     check_device(device)
     # Last: it may download gigabytes, for a cube that is not refused.
     handle = load_task(task) if isinstance(task, str | PathLike) else task
+    if OUT_OF_DOMAIN in layers:
+        handle.load_domain()  # refuses a task without one, before any read
     settings = Settings(
         pixels_of(checked, spec.statistics, spec.nodata_fill, spec.nodata_units, allow),
         context_of(checked, geobox, spec.coords),
@@ -184,6 +198,7 @@ def predict(
     )
     how: dict[str, Any] = {"halo": halo, "blend": blend, "tta": tta or None, "precision": precision}
     how["checks_left_out"] = sorted(allow) or None
+    how["domain_digest"] = handle.domain if OUT_OF_DOMAIN in layers else None
     return _dataset(out, checked, handle, layers, times, how)
 
 
@@ -231,9 +246,12 @@ def _season(cube: xr.DataArray, spec: TaskSpec, season: Period) -> xr.DataArray:
 def _layers(spec: TaskSpec, return_: str | Sequence[str]) -> tuple[str, ...]:
     asked = (return_,) if isinstance(return_, str) else tuple(return_ or ())
     if spec.kind == "regression":
-        if asked != ("class",):
-            raise TaskError(f"{spec.name!r} is a regression and gives its value only; leave return_= out")
-        return ("value",)
+        if not asked or set(asked) - {"class", OUT_OF_DOMAIN}:
+            raise TaskError(
+                f"return_={return_!r}: {spec.name!r} is a regression and gives its value, 'class' here, and "
+                f"{OUT_OF_DOMAIN!r}; leave return_= out"
+            )
+        return tuple(name for word, name in (("class", "value"), (OUT_OF_DOMAIN, OUT_OF_DOMAIN)) if word in asked)
     unknown = [a for a in asked if a not in LAYERS]
     if unknown or not asked:
         raise TaskError(

@@ -31,7 +31,7 @@ from xgfm.errors import FramesError, ItemError, JobError, XgfmError
 from xgfm.jobs import document
 from xgfm.jobs.region import check as check_region
 
-Layer = Literal["class", "probability", "confidence", "entropy", "logits"]
+Layer = Literal["class", "probability", "confidence", "entropy", "logits", "out_of_domain"]
 Check = Literal["bands", "pixel_size", "dates", "values"]
 
 _LARGEST = 32_768
@@ -130,7 +130,7 @@ class Options(_Record):
         default=("class",),
         validation_alias=AliasChoices("return", "return_"),
         serialization_alias="return",
-        description="some of class, probability, confidence, entropy, logits",
+        description="some of class, probability, confidence, entropy, logits, out_of_domain",
     )
     """Layers of the result."""
     halo: Annotated[int, Field(strict=True, ge=0)] | None = Field(

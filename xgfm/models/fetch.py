@@ -17,6 +17,7 @@ from xgfm.models.spec import WeightsSource
 BUNDLED = Path(__file__).parent / "bundled"
 """Folders of weights that come with the package."""
 WEIGHTS_FILE = "model.safetensors"
+DOMAIN_FILE = "domain.safetensors"
 
 
 def hub_source(weights: WeightsSource) -> str:
@@ -55,6 +56,17 @@ def local_file(source: str) -> Path:
         raise CheckpointError(
             f"no weights at {path} on this machine; put them where every worker sees them, or give the path of a copy"
         )
+    return path
+
+
+def beside(source: str, name: str) -> Path:
+    """Return the local file of another name that stands beside weights; raises as `local_file`."""
+    if source.startswith("hub:"):
+        repo, filename, revision = _hub_parts(source)
+        return _from_hub(f"hub:{repo}/{filename.removesuffix(WEIGHTS_FILE)}{name}@{revision}")
+    path = local_file(source).with_name(name)
+    if not path.is_file():
+        raise CheckpointError(f"no {name} beside the weights at {path.parent}; copy the whole folder of a task")
     return path
 
 

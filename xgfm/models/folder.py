@@ -1,7 +1,7 @@
 """A task or a model as a folder: ``model.safetensors`` and ``config.json``.
 
 In: a module with its record. Out: two files that `load_task` and `load_model` read back to equal weights and an equal
-record. The configuration holds the digest of the weights.
+record, and a third where the task knows its training set. The configuration holds their digests.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import xgfm
-from xgfm.models.fetch import WEIGHTS_FILE, sha256_of
+from xgfm.models.domain import Domain, save_domain
+from xgfm.models.fetch import DOMAIN_FILE, WEIGHTS_FILE, sha256_of
 from xgfm.models.quirks import published_part
 from xgfm.models.registry import CONFIG_FILE
 from xgfm.models.spec import ModelSpec, TaskSpec, to_json
 
 
-def save_task(module: nn.Module, spec: TaskSpec, folder: str | os.PathLike[str]) -> Path:
+def save_task(
+    module: nn.Module, spec: TaskSpec, folder: str | os.PathLike[str], *, domain: Domain | None = None
+) -> Path:
     """Write a task as a folder that `load_task` reads.
 
     Parameters
@@ -32,13 +35,15 @@ def save_task(module: nn.Module, spec: TaskSpec, folder: str | os.PathLike[str])
         Record of the task.
     folder
         Made where it is missing; files of the same names are replaced.
+    domain
+        The training set, for the layer ``out_of_domain`` of `predict`: see `xgfm.fit_domain`.
 
     Returns
     -------
     Path
         The folder.
     """
-    return _save(module, spec, "task", Path(folder))
+    return _save(module, spec, "task", Path(folder), domain)
 
 
 def save_model(module: nn.Module, spec: ModelSpec, folder: str | os.PathLike[str]) -> Path:
@@ -53,7 +58,7 @@ def _umask() -> int:
     return mask
 
 
-def _save(module: nn.Module, spec: TaskSpec | ModelSpec, kind: str, folder: Path) -> Path:
+def _save(module: nn.Module, spec: TaskSpec | ModelSpec, kind: str, folder: Path, domain: Domain | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     state = {  # cloned, since safetensors refuses tied weights
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -61,8 +66,30 @@ def _save(module: nn.Module, spec: TaskSpec | ModelSpec, kind: str, folder: Path
     }
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
     config.unlink(missing_ok=True)  # written last, so a folder with a configuration is whole
+    (folder / DOMAIN_FILE).unlink(missing_ok=True)  # of the weights that are replaced
     save_file(state, weights)
     weights.chmod(0o666 & ~_umask())  # safetensors makes it readable by its owner alone: no good in a shared folder
-    facts = {"xgfm_version": xgfm.__version__, "kind": kind, "sha256": sha256_of(weights), "spec": to_json(spec)}
+    digest = sha256_of(weights)
+    facts = {"xgfm_version": xgfm.__version__, "kind": kind, "sha256": digest, "spec": to_json(spec)}
+    if domain is not None:
+        facts["domain"] = {"sha256": write_domain(domain, folder, digest)}
     config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def write_domain(domain: Domain, folder: Path, weights: str) -> str:
+    """Write a domain into a task's folder and return its digest, which belongs into the configuration."""
+    path = folder / DOMAIN_FILE
+    save_domain(domain, path, weights)
+    path.chmod(0o666 & ~_umask())
+    return sha256_of(path)
+
+
+def add_domain(domain: Domain, folder: Path) -> None:
+    """Add a domain to the folder of a task, or replace the one that it has."""
+    config = folder / CONFIG_FILE
+    facts = json.loads(config.read_text(encoding="utf-8"))
+    facts["domain"] = {"sha256": write_domain(domain, folder, facts["sha256"])}
+    whole = config.with_name(f".{CONFIG_FILE}")
+    whole.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    whole.replace(config)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from xgfm.models.domain import Domain
+
 __all__ = ["ModelHandle", "is_cached", "load_model", "load_task", "register_task", "tasks"]
 
 _LOADED: dict[tuple[str, str], nn.Module] = {}
@@ -44,6 +46,8 @@ class ModelHandle:
     """Makes the module, where the record alone does not describe it."""
     builder: str = ""
     """Digest of ``build``; computed once and sent along, since another process may pickle it otherwise."""
+    domain: str = ""
+    """SHA-256 of the training set beside the weights, for the layer ``out_of_domain``; empty for a task without one."""
 
     def __post_init__(self) -> None:
         if self.build is not None and not self.builder:
@@ -57,8 +61,8 @@ class ModelHandle:
     def __hash__(self) -> int:
         return hash(self.key)
 
-    def __dask_tokenize__(self) -> tuple[str, str]:
-        return ("xgfm.ModelHandle", self.key)
+    def __dask_tokenize__(self) -> tuple[str, str, str]:
+        return ("xgfm.ModelHandle", self.key, self.domain)
 
     def load(self, device: str | torch.device = "cpu") -> nn.Module:
         """Return the module, float32, in evaluation mode, without gradients.
@@ -84,6 +88,25 @@ class ModelHandle:
             if place not in _LOADED:
                 _LOADED[place] = self._read().to(device).eval().requires_grad_(False)
             return _LOADED[place]
+
+    def load_domain(self, device: str = "cpu") -> Domain:
+        """Return the task's training set as its encoder sees it; read once, as the module.
+
+        Raises
+        ------
+        TaskError
+            The task has none.
+        CheckpointError
+            When the file beside the weights is another one.
+        """
+        from xgfm.models.domain import load_domain
+
+        if not self.domain or self.source is None:
+            raise TaskError(
+                f"task {self.spec.name!r} does not know its training set, so nothing can be out of it; fit it with "
+                "xgfm.fit_domain(task, chips)"
+            )
+        return load_domain(self.source, self.domain, self.digest, device)
 
     def _read(self) -> nn.Module:
         from xgfm.models.checkpoint import load_into, read_state
@@ -147,7 +170,7 @@ def is_cached(spec: TaskSpec | ModelSpec) -> bool:
 def _handle(entry: Entry, kind: type[TaskSpec] | type[ModelSpec], word: str, other: str) -> ModelHandle:
     if not isinstance(entry.spec, kind):
         raise TaskError(f"{entry.spec.name!r} is no {word}; use {other}({entry.spec.name!r})")
-    return ModelHandle(entry.spec, entry.source, _digest(entry), entry.layout, entry.build, entry.builder)
+    return ModelHandle(entry.spec, entry.source, _digest(entry), entry.layout, entry.build, entry.builder, entry.domain)
 
 
 def _digest(entry: Entry) -> str:

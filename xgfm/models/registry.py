@@ -48,6 +48,8 @@ class Entry:
     """For modules that a record does not describe."""
     builder: str = ""
     """Digest of ``build``, from the time of its registration; empty without one."""
+    domain: str = ""
+    """Digest of the training set that lies beside the weights (`models.domain`); empty without one."""
 
 
 _REGISTERED: dict[str, Entry] = {}
@@ -228,7 +230,8 @@ def _bundled() -> dict[str, Entry]:
 def _from_folder(folder: Path, source: str) -> Entry:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        return Entry(_record(config), source, sha256=str(config["sha256"]))
+        domain = str(config["domain"]["sha256"]) if "domain" in config else ""
+        return Entry(_record(config), source, sha256=str(config["sha256"]), domain=domain)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{folder} has no readable {CONFIG_FILE} ({type(error).__name__}: {error}); "
@@ -245,7 +248,7 @@ def _record(config: Mapping[str, Any]) -> TaskSpec | ModelSpec:
 def _from_file(path: Path, spec: TaskSpec | ModelSpec | str | None) -> Entry:
     if isinstance(spec, str):
         entry = find(spec)  # of the same architecture, so not of the same digest
-        return replace(entry, source=_file_source(path), sha256=None)
+        return replace(entry, source=_file_source(path), sha256=None, domain="")
     if spec is not None:
         return Entry(spec, _file_source(path), _layout(spec), spec.weights.sha256 if spec.weights else None)
     for entry in _published().values():

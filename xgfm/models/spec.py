@@ -32,7 +32,7 @@ Kind = Literal["segmentation", "regression"]
 Composite = Literal["median", "medoid", "clearest"]
 NodataUnits = Literal["normalised", "input"]
 
-_VARIABLES = ("probability", "confidence", "entropy", "logits", "embedding")
+_VARIABLES = ("probability", "confidence", "entropy", "logits", "out_of_domain", "embedding")
 _COORDINATES = ("feature", "class", "band", "time", "x", "y", "spatial_ref", "sensor", "item")
 _TAKEN = frozenset((*_VARIABLES, *_COORDINATES))
 """Names of other variables and coordinates of a result."""

@@ -20,7 +20,7 @@ from xgfm.describe.mlm import Trained, model_item
 from xgfm.describe.sources import Source
 from xgfm.errors import CheckpointError, MissingExtraError, TaskError
 from xgfm.models import registry
-from xgfm.models.fetch import WEIGHTS_FILE, require_digest, sha256_of
+from xgfm.models.fetch import DOMAIN_FILE, WEIGHTS_FILE, beside, require_digest, sha256_of
 from xgfm.models.registry import CONFIG_FILE
 from xgfm.models.spec import ModelSpec, TaskSpec
 from xgfm.train.card import Facts, model_card
@@ -29,6 +29,8 @@ from xgfm.train.origin import addresses_of, credits_of, extent_of, grids_of, per
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from xgfm.models.domain import Domain
 
 CARD, ITEM, SCORES, TRAINING = "README.md", "mlm.json", "metrics.json", "training.json"
 FILES: Mapping[str, tuple[str, str]] = {
@@ -54,6 +56,7 @@ def write_artifact(
     history: Sequence[Mapping[str, Any]] = (),
     steps: int | None = None,
     split: str = "test",
+    domain: Domain | None = None,
 ) -> Path:
     """Write a trained task with everything that is known of it.
 
@@ -79,6 +82,8 @@ def write_artifact(
         That the weights were trained for.
     split
         Which split ``metrics`` and ``calibration`` are of.
+    domain
+        The training set as the encoder sees it: see `xgfm.train.domain`.
 
     Returns
     -------
@@ -90,7 +95,7 @@ def write_artifact(
     folder = Path(folder)
     for name in (CARD, ITEM, SCORES, TRAINING):  # of weights that are about to be replaced
         (folder / name).unlink(missing_ok=True)
-    save_task(module, spec, folder)
+    save_task(module, spec, folder, domain=domain)
     scored: dict[str, Any] = {} if metrics is None else {"split": split, **metrics.to_json()}
     asked, known = public(dict(settings or {})), public(dict(facts or {}))
     base = _base(dict(settings or {}), spec)
@@ -145,13 +150,16 @@ def push(
     if not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}; give a folder written by write_artifact or save_task")
     require_digest(folder / WEIGHTS_FILE, entry.sha256)
+    domain = [DOMAIN_FILE] if entry.domain else []
+    for name in domain:
+        require_digest(beside(f"file:{folder / WEIGHTS_FILE}", name), entry.domain)
     api = api or _hub()
     api.create_repo(repo_id, repo_type="model", private=private, exist_ok=True)
     done = api.upload_folder(
         repo_id=repo_id,
         folder_path=str(folder),
         repo_type="model",
-        allow_patterns=[WEIGHTS_FILE, ITEM, *FILES],
+        allow_patterns=[WEIGHTS_FILE, ITEM, *FILES, *domain],
         commit_message=message or f"{entry.spec.name}, weights {entry.sha256[:12]}",
     )
     return str(getattr(done, "commit_url", done))

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from xgfm.errors import LabelError, MissingExtraError
+from xgfm.errors import LabelError
+from xgfm.notebook import subplots
+from xgfm.palette import class_colors
 from xgfm.train.group_sums import Array, over
 from xgfm.train.metrics import IGNORE
 
@@ -217,22 +219,17 @@ def draw_reliability(*reliabilities: Reliability, names: tuple[str, ...] = ()) -
     MissingExtraError
         Where matplotlib is not installed.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot", "drawing") from error
-    figure, (curves, counts) = plt.subplots(
+    figure, (curves, counts) = subplots(
         2, 1, figsize=(4.8, 5.6), height_ratios=(3, 1), sharex=True, layout="constrained"
     )
-    plt.close(figure)  # shown once by a notebook, as the value of its cell
     curves.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="as sure as right")
-    for number, one in enumerate(reliabilities):
+    for number, (one, color) in enumerate(zip(reliabilities, class_colors(len(reliabilities)), strict=True)):
         there, edges = one.count > 0, np.linspace(0, 1, len(one.count) + 1)
         name = f"{names[number]}, " if number < len(names) else ""
         label = f"{name}error {one.error:.3f}"
-        (line,) = curves.plot(one.confidence[there], one.accuracy[there], marker="o", markersize=4, label=label)
+        curves.plot(one.confidence[there], one.accuracy[there], "o-", color=color, markersize=4, label=label)
         share = one.count / max(one.count.sum(), 1)
-        counts.stairs(share, edges, color=line.get_color(), fill=True, alpha=0.35)
+        counts.stairs(share, edges, color=color, fill=True, alpha=0.35)
     curves.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of pixels that are right")
     curves.legend(frameon=False, fontsize="small", loc="upper left")
     counts.set(xlabel="confidence", ylabel="share of pixels")

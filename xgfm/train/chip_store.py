@@ -124,6 +124,13 @@ class Chips:
             f"{facts.kind} of {len(facts.classes) or facts.units}>"
         )
 
+    def _repr_html_(self) -> str:
+        facts = self.facts
+        numbers = {name: f"{int((self._columns['split'] == k).sum()):,} chips" for k, name in enumerate(SPLITS)}
+        pixels = f"{facts.frames} frames x {len(facts.bands)} bands x {facts.size} x {facts.size}, {facts.pixel_size:g} m"
+        what = legend((c.name, c.color) for c in facts.classes) if facts.classes else f"regression, {facts.units}"
+        return card("chips", {"path": self.path, **numbers, "a chip": pixels, "labels": what})
+
     def dataset(self) -> xr.Dataset:
         """Return the store as a lazy Dataset along ``chip``: ``image``, ``label``, ``valid``."""
         dataset: xr.Dataset = xr.open_zarr(zarr_store(self.path), consolidated=False)

@@ -123,14 +123,20 @@ def student(values: np.ndarray[Any, Any]) -> tuple[float, float, float]:
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a `summary` or `differences` table as Markdown: a line per method, a column per share of the labels."""
+    rows = cells_of(table)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in rows)
+
+
+def cells_of(table: pd.DataFrame) -> list[list[str]]:
+    """Return a `summary` or `differences` table as text: a header, then a line per method, a column per share."""
     fractions = sorted(table["fraction"].unique(), reverse=True)
     rows = [["", *(f"{100 * f:g} %" for f in fractions)]]
     for method, some in table.groupby("method", sort=False):
         cells = {line["fraction"]: _cell(line) for line in some.to_dict("records")}
         rows.append([label_of(str(method)), *(cells.get(f, "") for f in fractions)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in rows)
+    return rows
 
 
 def _cell(line: dict[Any, Any]) -> str:

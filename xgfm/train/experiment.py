@@ -109,6 +109,11 @@ class StudyResult:
         parts += [f"failed: {name}: {reason}" for name, reason in self.failed.items()]
         return "\n\n".join(parts)
 
+    def _repr_html_(self) -> str:
+        said = f"{SCORES[self.score]} on held-out blocks, mean over seeds [95 % interval]"
+        head, *rows = cells_of(self.summary()) if len(self.runs) else [["no run is finished"]]
+        return table([*rows, *([f"failed: {name}", reason] for name, reason in self.failed.items())], head=head, title=said)
+
     def write(self) -> None:
         """Write tables, and figures where matplotlib is installed, into the study's folder."""
         self.runs.to_csv(self.folder / "runs.csv", index=False)

@@ -1,7 +1,7 @@
 """What follows a run: the best weights as an ordinary task, judged on chips that it has never seen.
 
-In: the settings of a run that is over. Out: ``folder/task``, which `load_task` reads: weights, record, model card,
-scores of the test split. Nothing is lazy.
+In: the settings of a run that is over. Out: ``folder/task``, which `load_task` reads: weights, record, training
+set as the encoder sees it, model card, scores of the test split. Nothing is lazy.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from xgfm.train.artifact import CARD, SCORES, write_artifact
 from xgfm.train.calibration import Reliability, fit_temperature
 from xgfm.train.checkpoints import Checkpoints
 from xgfm.train.chips import Chips, open_chips
+from xgfm.train.domain import domain_of
 from xgfm.train.history import read_history
 from xgfm.train.lora import merge
 from xgfm.train.losses import IGNORE
@@ -77,6 +78,7 @@ def finish(settings: TrainSettings) -> Mapping[str, Any]:
     at_once = settings.micro_batch or settings.batch_size
     spec = dataclasses.replace(spec, temperature=_temperature(passes, at_once, settings.seed))
     scores, calibration = judge(dataclasses.replace(passes, spec=spec), split, at_once)
+    domain = domain_of(passes, settings.seed)
     write_artifact(
         module.cpu(),
         spec,
@@ -88,6 +90,7 @@ def finish(settings: TrainSettings) -> Mapping[str, Any]:
         settings={**settings.model_dump(mode="json"), "lr": settings.rate},
         history=_validations(folder),
         steps=saved.step,
+        domain=domain,
     )
     finished: dict[str, Any] = json.loads((written / SCORES).read_text(encoding="utf-8"))
     return finished

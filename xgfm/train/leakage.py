@@ -50,17 +50,23 @@ class LeakageReport:
 
     def __str__(self) -> str:
         """Return the report as a table, with what follows from it."""
-        rows = (
+        rows = self._rows()
+        width = max(len(name) for name, _ in rows)
+        table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        return f"{table}\n{self.verdict}"
+
+    def _repr_html_(self) -> str:
+        return card("train and test", {**dict(self._rows()), "verdict": self.verdict})
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [
             ("split", self.split),
             ("autocorrelation range of the labels", f"{'' if self.reached else 'at least '}{_metres(self.range)}"),
             ("nearest train and test pixels", _metres(self.nearest_test)),
             ("nearest train and val pixels", _metres(self.nearest_val)),
             ("test chips within the range of a train chip", f"{self.near_share:.0%}"),
             ("test chips on ground that is trained on", f"{self.same_places:.0%}"),
-        )
-        width = max(len(name) for name, _ in rows)
-        table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-        return f"{table}\n{self.verdict}"
+        ]
 
     @property
     def verdict(self) -> str:

@@ -6,7 +6,6 @@ classes, the order of a model's logits. Nothing here reads labels.
 
 from __future__ import annotations
 
-import colorsys
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import xarray as xr
 from xgfm.cf import NODATA
 from xgfm.errors import LabelError
 from xgfm.models.spec import ClassInfo
+from xgfm.palette import class_colors
 from xgfm.train.legend_table import Code, LegendEntry, plain, rows_of
 
 __all__ = ["Legend", "LegendEntry", "classes_of", "legend_of"]
@@ -100,7 +100,7 @@ class Legend:
                 )
         if len(names) > NODATA:
             raise LabelError(f"the legend has {len(names)} classes; labels hold {NODATA}: merge some, legend.merge(1)")
-        return tuple(ClassInfo(name, self._color(name) or _chosen(number)) for number, name in enumerate(names))
+        return tuple(ClassInfo(name, self._color(name) or color) for name, color in zip(names, class_colors(len(names)), strict=True))
 
     @property
     def codes(self) -> tuple[Code, ...]:
@@ -275,10 +275,3 @@ def legend_of(labels: xr.DataArray) -> Legend:
             "of each for every class"
         )
     return Legend(tuple(LegendEntry(int(c), str(n), k) for c, n, k in zip(codes, names, colors, strict=True)))
-
-
-def _chosen(number: int) -> str:
-    """A colour for the n-th class: hues a golden angle apart, in three shades."""
-    hue = (0.08 + number * 0.618034) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, (0.65, 0.45, 0.85)[number % 3], (0.85, 0.7, 0.6)[number // 3 % 3])
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"

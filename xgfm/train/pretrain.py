@@ -52,6 +52,11 @@ class PretrainResult:
     """By step: ``loss``, ``lr``, ``seconds``, and ``val_loss`` where it was measured: mean squared error of the hidden,
     valid pixels, in units of the bands' variance."""
 
+    def _repr_html_(self) -> str:
+        known = [name for name in ("loss", "val_loss") if name in self.history and self.history[name].notna().any()]
+        last = {f"last {name}": f"{self.history[name].dropna().iloc[-1]:.4f}" for name in known}
+        return card("pre-training", {"folder": self.folder, "model": self.model, "steps": len(self.history), **last})
+
 
 @dataclass(frozen=True)
 class Options:

@@ -76,6 +76,18 @@ class TrainResult:
         said = ", ".join(f"{name} {'-' if value is None else f'{value:.3g}'}" for name, value in scores.items())
         return f"TrainResult({str(self.folder)!r}, best weights of step {self.step}, {said or 'no scores'})"
 
+    def _repr_html_(self) -> str:
+        scores = {SCORES.get(n, n): _told(score) for n, score in self.metrics.get("scores", {}).items()}
+        rows = {"folder": self.folder, "best weights": f"of step {self.step:,}", **scores}
+        return card("training run, scores of the validation split", rows)
+
+
+def _told(score: Mapping[str, Any]) -> str:
+    """A score, and its interval where there is one."""
+    value, bounds = score["value"], score.get("interval") or ()
+    said = "-" if value is None else f"{value:.3f}"
+    return said + (" [{:.3f}, {:.3f}]".format(*bounds) if len(bounds) == 2 else "")
+
 
 def train(settings: TrainSettings) -> TrainResult:
     """Train until the last step, or until the score of the validation split has stopped to get better.
