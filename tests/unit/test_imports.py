@@ -29,7 +29,7 @@ ORDER = (
     "train",
     "cluster",
     "figures",
-    "view",
+    "viewer",
     "accessor",
     "__init__",
     "demo",

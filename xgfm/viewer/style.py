@@ -1,0 +1,163 @@
+"""What of a result can be looked at, and the colours of its pixels.
+
+In: the Dataset of a sheet. Out: a `Layer` for each variable on the grid, and RGBA pixels of what was read of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xgfm.cf import CLASS_DIM, NODATA
+from xgfm.errors import XgfmError
+
+SHARES = ("probability", "confidence", "out_of_domain")
+"""Variables from 0 to 1."""
+STRETCH = (2.0, 98.0)
+"""Percentiles that are drawn dark and bright."""
+RGB = ("red", "green", "blue")
+SPARE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+"""For classes without a colour: Paul Tol's bright scheme, told apart by the colour-blind."""
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of a legend."""
+
+    value: int
+    name: str
+    color: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One variable that can be looked at."""
+
+    name: str
+    title: str
+    dims: tuple[str, ...]
+    """Before ``y`` and ``x``: of ``time`` and ``class``, those that it has."""
+    classes: tuple[ClassInfo, ...] = ()
+    """Where it is a map of classes."""
+    units: str = ""
+    nodata: float = np.nan
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its pixels are classes."""
+        return bool(self.classes)
+
+
+def layers_of(dataset: xr.Dataset) -> tuple[Layer, ...]:
+    """Return the layers of a Dataset, maps of classes first.
+
+    Raises
+    ------
+    XgfmError
+        Where there is none.
+    """
+    found = [_layer(str(name), v) for name, v in dataset.data_vars.items() if _can_be_shown(v)]
+    if not found:
+        raise XgfmError(
+            f"nothing to look at among {list(map(str, dataset.data_vars))}; expected variables with dims (y, x), and "
+            "of time and class before them; give a cube as under="
+        )
+    return tuple(sorted(found, key=lambda layer: not layer.is_map))
+
+
+def legend_of(attrs: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
+    """Return the classes that flags name; those without a colour get one."""
+    if "flag_values" not in attrs:
+        return ()
+    values = [int(v) for v in np.atleast_1d(attrs["flag_values"])]
+    names = attrs.get("class_names") or [w.replace("_", " ") for w in attrs["flag_meanings"].split()]
+    colors = str(attrs.get("flag_colors", "")).split() or [SPARE[i % len(SPARE)] for i in range(len(values))]
+    return tuple(ClassInfo(v, str(n), c) for v, n, c in zip(values, np.atleast_1d(names), colors, strict=True))
+
+
+def _can_be_shown(variable: xr.DataArray) -> bool:
+    dims = variable.dims
+    return dims[-2:] == ("y", "x") and set(dims[:-2]) <= {"time", CLASS_DIM} and variable.dtype.kind in "uif"
+
+
+def _layer(name: str, variable: xr.DataArray) -> Layer:
+    classes = legend_of(variable.attrs)
+    units = str(variable.attrs.get("units", "1"))
+    dims = tuple(str(d) for d in variable.dims[:-2])
+    title = str(variable.attrs.get("long_name", name))
+    return Layer(name, title, dims, classes, "" if units == "1" else units, nodata_of(variable))
+
+
+def nodata_of(variable: xr.DataArray) -> float:
+    """Return what stands for no data: 255 in maps of classes, NaN in floats, elsewhere what the attributes say."""
+    if variable.dtype.kind == "f":
+        return np.nan
+    if "flag_values" in variable.attrs:
+        return NODATA
+    given = (variable.attrs.get(k, variable.encoding.get(k)) for k in ("nodata", "_FillValue"))
+    return float(next((value for value in given if value is not None), -9999))
+
+
+# ---- colours
+
+
+def class_colours(
+    values: NDArray[Any], classes: Iterable[ClassInfo], hidden: frozenset[int] = frozenset()
+) -> NDArray[np.uint8]:
+    """Return ``(4, y, x)`` colours of class numbers ``(y, x)``; no data and hidden classes are transparent."""
+    table = np.zeros((NODATA + 1, 4), "uint8")
+    for each in classes:
+        if each.value not in hidden and each.value != NODATA:
+            table[each.value] = (*_rgb(each.color), 255)
+    return np.moveaxis(table[as_classes(values)], -1, 0)
+
+
+def as_classes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return class numbers; those of a store opened with masking are floats, NaN without data."""
+    return np.where(np.isnan(values), NODATA, values).astype("uint8") if values.dtype.kind == "f" else values
+
+
+def value_colours(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Return ``(4, y, x)`` colours of numbers ``(y, x)``, dark at ``low``, bright at ``high``; NaN is transparent."""
+    seen = np.isfinite(values)
+    scaled = np.clip((np.where(seen, values, low) - low) / max(high - low, 1e-12), 0, 1)
+    colours: NDArray[np.uint8] = np.moveaxis(ramp()[(scaled * 255).round().astype("uint8")], -1, 0).copy()
+    colours[3] = np.where(seen, 255, 0)
+    return colours
+
+
+def ramp() -> NDArray[np.uint8]:
+    """Return 256 colours of the map viridis."""
+    from rio_tiler.colormap import cmap
+
+    table: Any = cmap.get("viridis")
+    return np.array([table[i] for i in range(256)], "uint8")
+
+
+def true_colours(
+    values: NDArray[Any], nodata: float, low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Return ``(4, y, x)`` colours of the bands red, green and blue ``(3, y, x)``."""
+    seen = np.isfinite(values).all(0) & (values != nodata).all(0)
+    span = np.maximum(high - low, 1e-12)[:, None, None]
+    scaled = np.clip((np.nan_to_num(values.astype("float32")) - low[:, None, None]) / span, 0, 1)
+    return np.concatenate([(scaled * 255).round(), np.where(seen, 255, 0)[None]]).astype("uint8")
+
+
+def stretch(values: NDArray[Any], nodata: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the dark and the bright end of each row of ``(band, pixel)``."""
+    seen = values[:, np.isfinite(values).all(0) & (values != nodata).all(0)]
+    if not seen.size:
+        return np.zeros(len(values)), np.ones(len(values))
+    low, high = np.percentile(seen.astype("float64"), STRETCH, axis=1)
+    return low, high
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    text = color.removeprefix("#")
+    return int(text[:2], 16), int(text[2:4], 16), int(text[4:6], 16)
