@@ -51,8 +51,8 @@ def parse_tile(tile: str) -> str:
     return match[1]
 
 
-def _square_corner(tile: str) -> tuple[int, int, int]:
-    """Zone, easting and northing (negative to the south) of the south-west corner of an MGRS 100 km square."""
+def mgrs_square(tile: str) -> tuple[int, int, int]:
+    """Return zone, easting and northing (negative to the south) of the south-west corner of an MGRS 100 km square."""
     zone, band, column, row = int(tile[:2]), tile[2], tile[3], tile[4]
     columns = _COLUMNS[(zone - 1) % 3]
     if not 1 <= zone <= 60 or column not in columns:
@@ -102,7 +102,7 @@ def _tile_geobox(tile: str) -> GeoBox:
     from affine import Affine
     from odc.geo.geobox import GeoBox
 
-    zone, east, north = _square_corner(tile)
+    zone, east, north = mgrs_square(tile)
     left, top = math.floor(east / 60) * 60, math.ceil((north + _SQUARE) / 60) * 60
     transform = Affine(TILE_RESOLUTION, 0, left, 0, -TILE_RESOLUTION, top)
     return GeoBox((TILE_PIXELS, TILE_PIXELS), transform, f"EPSG:{32600 + zone}")
