@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xgfm.errors import LabelError
+from xgfm.notebook import table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +66,19 @@ class AreaEstimate:
             n: v for name in columns for n, v in ((name, columns[name]), (f"{name}_ci", self.factor * errors[name]))
         }
         return pd.DataFrame(both, index=pd.Index(self.classes, name="class"))
+
+    def _repr_html_(self) -> str:
+        f = self.factor
+        rows = [
+            (name, *(f"{v:.4g} ± {f * e:.2g}" for v, e in zip(values[::2], values[1::2], strict=True)))
+            for name, *values in zip(
+                self.classes, self.area, self.area_error, self.users, self.users_error, self.producers,
+                self.producers_error, strict=True,
+            )
+        ]  # fmt: skip
+        overall = ("overall accuracy", f"{self.overall:.3f} ± {f * self.overall_error:.3f}", "", "")
+        head = ("class", "area", "user's accuracy", "producer's accuracy")
+        return table([*rows, overall], head=head, title=f"areas with {self.confidence:.0%} intervals")
 
     def __str__(self) -> str:
         f = self.factor

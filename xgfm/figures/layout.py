@@ -63,16 +63,24 @@ def draw(panels: list[Panel], layer: xr.DataArray) -> tuple[Figure, list[Any]]:
         axis.set_aspect(aspect)
         axis.set_title(panel.title, fontsize="medium")
         _name_axes(axis, geographic=geographic)
+    for axis in axes[-rows_and_columns(len(panels))[1] :]:  # the lowest of each column, where the last row is not full
+        axis.xaxis.set_tick_params(labelbottom=True)
+        axis.set_xlabel(_axis_names(geographic)[0], fontsize="small")
     draw_scale(axes[-1], layer)
     if layer.attrs.get("comment"):
         figure.supxlabel(layer.attrs["comment"], fontsize="small", color="0.4")
     return figure, axes
 
 
+def rows_and_columns(count: int) -> tuple[int, int]:
+    """Return how some pictures are laid out: of three and four columns, those that leave fewer places empty."""
+    columns = min(count, COLUMNS) if count <= COLUMNS else min((COLUMNS, COLUMNS - 1), key=lambda n: -count % n)
+    return math.ceil(count / columns), columns
+
+
 def _axes(panels: list[Panel], steepness: float) -> tuple[Figure, list[Any]]:
     """Make the axes of panels that are so many times as high as wide."""
-    columns = min(len(panels), COLUMNS)
-    rows = math.ceil(len(panels) / columns)
+    rows, columns = rows_and_columns(len(panels))
     width = _ALONE if len(panels) == 1 else _BESIDE
     height = min(max(width * steepness, 1.5), 8.0)
     words = 0.7 + 0.22 * max(1 + panel.title.count("\n") for panel in panels)
@@ -107,9 +115,12 @@ def _name_axes(axis: Any, *, geographic: bool) -> None:
     axis.locator_params(axis="y", nbins=4)
     axis.ticklabel_format(useOffset=False, style="plain")
     axis.tick_params(labelsize="small")
-    axis.set_xlabel("longitude (°)" if geographic else "easting (km)", fontsize="small")
-    axis.set_ylabel("latitude (°)" if geographic else "northing (km)", fontsize="small")
+    axis.set_ylabel(_axis_names(geographic)[1], fontsize="small")
     axis.label_outer()
+
+
+def _axis_names(geographic: bool) -> tuple[str, str]:
+    return ("longitude (°)", "latitude (°)") if geographic else ("easting (km)", "northing (km)")
 
 
 def add_legend(figure: Figure, maps: xr.DataArray) -> None:

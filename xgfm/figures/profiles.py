@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from xgfm.errors import BandError, CubeError, GridError
+from xgfm.figures.layout import rows_and_columns
 from xgfm.figures.levels import strided
 from xgfm.figures.panels import flags_of, is_classes
 from xgfm.grid import geobox_of
@@ -29,7 +30,6 @@ LEAST = 5
 """Fewest clear pixels of a class that a date is drawn of."""
 CLASSES = 24
 """Most classes of a figure."""
-COLUMNS = 4
 BANDS = ("red", "nir08")
 
 Array = np.ndarray[Any, Any]
@@ -86,8 +86,7 @@ def plot_profiles(
     found = profiles(cube, result, variable=variable, pixels=pixels)
     drawn = sorted(found, key=lambda p: -p.pixels)[:CLASSES]
     shown = [p for p in found if p in drawn]
-    columns = min(len(shown), COLUMNS)
-    rows = math.ceil(len(shown) / columns)
+    rows, columns = rows_and_columns(len(shown))
     figure, axes = subplots(
         rows, columns, figsize=(2.7 * columns + 0.8, 1.9 * rows + 0.7), sharex=True, sharey=True, squeeze=False,
         layout="constrained",
@@ -96,6 +95,8 @@ def plot_profiles(
         axis.remove()
     for axis, own in zip(axes.flat, shown, strict=False):
         _draw(axis, own, shown)
+    lowest = min((float(p.quartiles.min()) for p in shown if p.quartiles.size), default=0.0)
+    axes[0, 0].set_ylim(min(lowest, 0.0) - 0.05, 1)
     _name_dates(axes, len(shown))
     figure.supylabel("NDVI", fontsize="medium")
     if len(shown) < len(found):
@@ -169,15 +170,17 @@ def _profile(name: str, color: str, times: Array, values: Array) -> Profile:
 
 
 def _draw(axis: Any, own: Profile, all_: list[Profile]) -> None:
+    from matplotlib.patheffects import withStroke
+
     for other in all_:
         if other is not own:
             axis.plot(other.time, other.quartiles[1], color="0.85", linewidth=0.8, zorder=1)
     low, middle, high = own.quartiles
-    axis.fill_between(own.time, low, high, color=own.color, alpha=0.6, linewidth=0, zorder=2)
-    # Colours of legends are often too light for a line on white.
-    axis.plot(own.time, middle, "o-", color="0.2", markersize=2.5, linewidth=1.1, zorder=3)
+    axis.fill_between(own.time, low, high, color=own.color, alpha=0.5, linewidth=0, zorder=2)
+    # Colours of legends are often too light for a line on white: it gets a dark rim.
+    rim = [withStroke(linewidth=3.4, foreground="0.25")]
+    axis.plot(own.time, middle, "o-", color=own.color, markersize=3, linewidth=1.9, path_effects=rim, zorder=3)
     axis.set_title(f"{own.name}\n{own.pixels:,} pixels", fontsize="small")
-    axis.set_ylim(-0.3, 1)
     axis.tick_params(labelsize="small")
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -17,6 +17,7 @@ from xgfm.cube.hrefs import redacted
 from xgfm.errors import JobError
 from xgfm.jobs.plan import PLAN, SPEC, load_plan, make_plan
 from xgfm.jobs.spec import JobSpec
+from xgfm.notebook import card
 from xgfm.store.ledger import Ledger
 from xgfm.store.objects import Objects, local_folder
 
@@ -98,6 +99,18 @@ class Status:
         said += f", {len(self.failed)} failed" if self.failed else ""
         return said + (f" ({others})" if others else "")
 
+    def _repr_html_(self) -> str:
+        if not self.planned:
+            return card("job", {"store": redacted(self.store), "state": "not planned yet"})
+        rows = {
+            "store": redacted(self.store),
+            "done": f"{self.done:,} of {self.blocks:,} blocks",
+            "missing": f"{self.missing:,}",
+            "failed": f"{len(self.failed):,}: {_listed(self.failed)}" if self.failed else None,
+            "without work": ", ".join(f"{count:,} {state}" for state, count in (self.without or {}).items() if count),
+        }
+        return card("job", rows)
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -113,8 +126,14 @@ class Verified:
     def __str__(self) -> str:
         if not self.wrong:
             return f"{self.checked} blocks read again, all as they were written"
-        listed = ", ".join(self.wrong[:8]) + (", ..." if len(self.wrong) > 8 else "")
-        return f"{len(self.wrong)} of {self.checked} blocks are not as they were written: {listed}"
+        return f"{len(self.wrong)} of {self.checked} blocks are not as they were written: {_listed(self.wrong)}"
+
+    def _repr_html_(self) -> str:
+        return card("job, read again", {"blocks": f"{self.checked:,}", "state": str(self)})
+
+
+def _listed(blocks: tuple[str, ...]) -> str:
+    return ", ".join(blocks[:8]) + (", ..." if len(blocks) > 8 else "")
 
 
 class Job:
@@ -301,16 +320,13 @@ class Job:
         return f"<xgfm job {redacted(self.spec.store)}: {self.spec.task}, {self.spec.period}>"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         rows = {
             "store": redacted(self.spec.store),
             "task": self.spec.task,
             "period": self.spec.period,
             "state": str(self.status()),
         }
-        cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
-        return f"<table>{cells}</table>"
+        return card("job", rows)
 
 
 @contextmanager

@@ -5,8 +5,9 @@ In: counts. Out: an `Outcome`, told in a line of text or as a table of a noteboo
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
+
+from xgfm.notebook import card
 
 _LISTED = 8
 
@@ -59,5 +60,4 @@ class Outcome:
             "time": f"{self.seconds:,.0f} s",
             "report": self.report or "",
         }
-        cells = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items() if v)
-        return f"<table>{cells}</table>"
+        return card("a run of a job", rows)

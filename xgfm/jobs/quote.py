@@ -7,7 +7,6 @@ measured. No pixel is read.
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from xgfm.jobs.planned import WORK, Plan
 from xgfm.jobs.reads import bytes_of
 from xgfm.jobs.spec import Price
 from xgfm.models.spec import TaskSpec
+from xgfm.notebook import card, table
 
 if TYPE_CHECKING:
     from xgfm.jobs.lattice import Area
@@ -110,7 +110,7 @@ class Quote:
         return _table([("", self.store), *_rows(self)])
 
     def _repr_html_(self) -> str:
-        return _html([("", self.store), *_rows(self)])
+        return card("what a job takes", {"store": self.store, **dict(_rows(self))})
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ class Comparison:
         return _table(self.rows())
 
     def _repr_html_(self) -> str:
-        return _html(self.rows())
+        head, *rows = self.rows()
+        return table(rows, head=head, title="what a job took")
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the header of a table, and its rows."""
@@ -292,7 +293,7 @@ def _price(prices: Price | None, seconds: float | None, read: int, written: int)
     return {name: value for name, value in found.items() if value}
 
 
-def _rows(quote: Quote) -> list[tuple[str, ...]]:
+def _rows(quote: Quote) -> list[tuple[str, str]]:
     beside = [
         f"{number:,} {what}"
         for number, what in (
@@ -302,7 +303,7 @@ def _rows(quote: Quote) -> list[tuple[str, ...]]:
         )
         if number
     ]
-    rows: list[tuple[str, ...]] = [
+    rows = [
         ("blocks", f"{quote.blocks:,}" + (f" (and {', '.join(beside)})" if beside else "")),
         ("pixels", f"{quote.pixels:,} ({quote.km2:,.0f} km2)"),
         (
@@ -348,8 +349,3 @@ def _table(rows: Iterable[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows)
     return "\n".join(lines)
-
-
-def _html(rows: Iterable[tuple[str, ...]]) -> str:
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table>{body}</table>"

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from xgfm.errors import TrainError
 from xgfm.models.spec import ClassInfo, Kind
+from xgfm.notebook import card, legend
 from xgfm.store.objects import local_folder, zarr_store
 
 FACTS = "xgfm"
@@ -127,9 +128,9 @@ class Chips:
     def _repr_html_(self) -> str:
         facts = self.facts
         numbers = {name: f"{int((self._columns['split'] == k).sum()):,} chips" for k, name in enumerate(SPLITS)}
-        pixels = f"{facts.frames} frames x {len(facts.bands)} bands x {facts.size} x {facts.size}, {facts.pixel_size:g} m"
+        pixels = f"{facts.frames} x {len(facts.bands)} x {facts.size} x {facts.size}, of {facts.pixel_size:g} m"
         what = legend((c.name, c.color) for c in facts.classes) if facts.classes else f"regression, {facts.units}"
-        return card("chips", {"path": self.path, **numbers, "a chip": pixels, "labels": what})
+        return card("chips", {"path": self.path, **numbers, "frames x bands x y x x": pixels, "labels": what})
 
     def dataset(self) -> xr.Dataset:
         """Return the store as a lazy Dataset along ``chip``: ``image``, ``label``, ``valid``."""

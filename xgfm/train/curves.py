@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xgfm.errors import MissingExtraError, TrainError
+from xgfm.errors import TrainError
+from xgfm.notebook import subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -250,13 +251,7 @@ def _draw_share(axis: Axes, history: pd.DataFrame, score: str) -> None:
 
 
 def _axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot", "drawing") from error
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", sharex=True, sharey=True)
-    plt.close(figure)  # a notebook shows it once, as the value of its cell
-    return figure, axes
+    return subplots(rows, columns, figsize=(width, height), layout="constrained", sharex=True, sharey=True)
 
 
 def _limits(values: np.ndarray[Any, Any]) -> tuple[float, float]:

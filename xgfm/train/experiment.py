@@ -24,10 +24,11 @@ import pandas as pd
 from xgfm.errors import TrainError, XgfmError
 from xgfm.infer.embed import loaded
 from xgfm.models import registry
+from xgfm.notebook import table
 from xgfm.store.objects import Objects
 from xgfm.train.baselines import forest, unet_base
 from xgfm.train.chips import Chips, open_chips
-from xgfm.train.curves import SCORES, differences, draw_efficiency, draw_learning, markdown, summary
+from xgfm.train.curves import SCORES, cells_of, differences, draw_efficiency, draw_learning, markdown, summary
 from xgfm.train.fit import fit
 from xgfm.train.history import HISTORY
 from xgfm.train.interrupts import Stopped
@@ -112,7 +113,9 @@ class StudyResult:
     def _repr_html_(self) -> str:
         said = f"{SCORES[self.score]} on held-out blocks, mean over seeds [95 % interval]"
         head, *rows = cells_of(self.summary()) if len(self.runs) else [["no run is finished"]]
-        return table([*rows, *([f"failed: {name}", reason] for name, reason in self.failed.items())], head=head, title=said)
+        return table(
+            [*rows, *([f"failed: {name}", reason] for name, reason in self.failed.items())], head=head, title=said
+        )
 
     def write(self) -> None:
         """Write tables, and figures where matplotlib is installed, into the study's folder."""

@@ -16,6 +16,7 @@ import xarray as xr
 
 from xgfm.errors import LabelError
 from xgfm.grid import geobox_of
+from xgfm.notebook import card
 from xgfm.train.autocorrelation import Correlogram, correlogram
 from xgfm.train.chip_places import Places
 

@@ -100,7 +100,10 @@ class Legend:
                 )
         if len(names) > NODATA:
             raise LabelError(f"the legend has {len(names)} classes; labels hold {NODATA}: merge some, legend.merge(1)")
-        return tuple(ClassInfo(name, self._color(name) or color) for name, color in zip(names, class_colors(len(names)), strict=True))
+        return tuple(
+            ClassInfo(name, self._color(name) or color)
+            for name, color in zip(names, class_colors(len(names)), strict=True)
+        )
 
     @property
     def codes(self) -> tuple[Code, ...]:

@@ -25,6 +25,7 @@ from xgfm.infer.device import native_bf16, pick
 from xgfm.models.folder import save_model
 from xgfm.models.mae import PrithviMAE
 from xgfm.models.spec import ModelSpec, TaskSpec, to_json
+from xgfm.notebook import card
 from xgfm.train.checkpoints import Checkpoints
 from xgfm.train.chips import Chips, Sample, open_chips
 from xgfm.train.history import History, read_history

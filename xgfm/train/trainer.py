@@ -22,8 +22,10 @@ from tqdm import tqdm
 from xgfm.errors import TrainError, WriteError
 from xgfm.infer.device import keep_memory
 from xgfm.models import registry
+from xgfm.notebook import card
 from xgfm.train.checkpoints import Checkpoints
 from xgfm.train.chips import Chips, open_chips
+from xgfm.train.curves import SCORES
 from xgfm.train.history import read_history
 from xgfm.train.interrupts import Interrupts, Stopped
 from xgfm.train.loader import Batches
@@ -84,9 +86,9 @@ class TrainResult:
 
 def _told(score: Mapping[str, Any]) -> str:
     """A score, and its interval where there is one."""
-    value, bounds = score["value"], score.get("interval") or ()
-    said = "-" if value is None else f"{value:.3f}"
-    return said + (" [{:.3f}, {:.3f}]".format(*bounds) if len(bounds) == 2 else "")
+    numbers = [score.get(name) for name in ("value", "low", "high")]
+    value, low, high = ("-" if number is None else f"{number:.3f}" for number in numbers)
+    return f"{value} [{low}, {high}]" if "low" in score else value
 
 
 def train(settings: TrainSettings) -> TrainResult:
