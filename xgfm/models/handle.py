@@ -64,6 +64,11 @@ class ModelHandle:
     def __dask_tokenize__(self) -> tuple[str, str, str]:
         return ("xgfm.ModelHandle", self.key, self.domain)
 
+    def _repr_html_(self) -> str:
+        from xgfm.models.shown import shown
+
+        return shown(self)
+
     def load(self, device: str | torch.device = "cpu") -> nn.Module:
         """Return the module, float32, in evaluation mode, without gradients.
 
