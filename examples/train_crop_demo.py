@@ -5,13 +5,15 @@
 Seasons are simulated in memory and go through the same `mask` and `composite` as a cube that is predicted, so that the
 model learns from what it will see: medians of three windows, with gaps where nothing was clear. A small Prithvi-shaped
 encoder with a learned pyramid and a UNet is trained from scratch, stored as float16, and measured on seasons that it
-has not seen, through `xgfm.predict`. The result is a map of nothing real.
+has not seen, through `xgfm.predict`. Last, chips of the first seasons tell the task what its training set looks like,
+for the layer ``out_of_domain``. The result is a map of nothing real.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 import xgfm
+from xgfm.cf import class_flags
 from xgfm.cube.phenology import CLASSES
 from xgfm.cube.simulate import simulate_cube
 from xgfm.models.build import build_task
@@ -34,6 +37,8 @@ TEST_SEEDS = (1, 2, 3)
 """Kept out of training, like every seed under 1000: demos and tests take theirs from there."""
 WINDOW, PATCH = 64, 8
 NO_LABEL = 255
+DOMAIN_SEASONS = 20
+"""Of the training seasons, for the domain: each gives some fifty chips."""
 
 
 def season(seed: int, *, shape: tuple[int, int] = (512, 512)) -> tuple[xr.DataArray, xr.DataArray]:
@@ -169,6 +174,15 @@ def report(task: str, spec: TaskSpec) -> str:
     )
 
 
+def fit_domain(folder: Path, seasons: int) -> None:
+    """Write into the task's folder what training seasons look like to its encoder."""
+    pairs = [season(FIRST_TRAINING_SEED + k) for k in range(seasons)]
+    cubes = [frames for frames, _ in pairs]
+    labels = [truth.assign_attrs(class_flags(CLASSES)) for _, truth in pairs]
+    with tempfile.TemporaryDirectory() as place:
+        xgfm.fit_domain(folder, xgfm.write_chips(cubes, labels, place, size=WINDOW))
+
+
 def main() -> None:
     """Train, store, measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -191,6 +205,7 @@ def main() -> None:
     save_task(module.half(), spec, options.folder)
     measured = report(str(options.folder), spec)
     save_task(module, dataclasses.replace(spec, quirks=(measured,)), options.folder)
+    fit_domain(options.folder, min(options.seasons, DOMAIN_SEASONS))
     print(f"written to {options.folder}")
 
 

@@ -243,7 +243,7 @@ def test_bands_that_are_no_reflectance_are_not_held_to_be_one() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"return_": "classes"}, r"can return \['class', 'probability', 'confidence', 'entropy', 'logits'\]"),
+        ({"return_": "classes"}, r"can return \['class', 'probability', .*, 'out_of_domain'\]"),
         ({"return_": "features"}, r"coarser grid of patches: cube.gfm.embed\(task\)"),
         ({"halo": 8}, "halo=8: expected 0 to 7 for windows of 16 pixels"),
         ({"min_valid": 2}, "min_valid=2: expected a share"),

@@ -113,7 +113,8 @@ def test_model_names_the_field_that_it_refuses(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("probability", "confidence", "entropy", "logits", "embedding", "feature", "class", "band", "time", "x", "y"),
+        *("probability", "confidence", "entropy", "logits", "out_of_domain", "embedding"),
+        *("feature", "class", "band", "time", "x", "y"),
         *("spatial_ref", "spatial-ref", "spatial.ref"),
     ],
 )
