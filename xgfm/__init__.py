@@ -16,7 +16,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from xgfm import cluster as cluster
     from xgfm.climate.area import estimate_areas as estimate_areas
+    from xgfm.climate.change import change as change
+    from xgfm.climate.fractions import to_climate as to_climate
+    from xgfm.climate.grids import target_grid as target_grid
     from xgfm.climate.sample import stratified_sample as stratified_sample
+    from xgfm.climate.stack import stack_maps as stack_maps
     from xgfm.cube.catalogs import load_items as load_items
     from xgfm.cube.catalogs import save_items as save_items
     from xgfm.cube.catalogs import search as search
@@ -25,8 +29,12 @@ if TYPE_CHECKING:
     from xgfm.cube.open import open_hls as open_hls
     from xgfm.cube.open import open_items as open_items
     from xgfm.cube.simulate import simulate_season as simulate_season
+    from xgfm.describe.collection import to_stac as to_stac
     from xgfm.figures import plot as plot
+    from xgfm.figures import plot_areas as plot_areas
     from xgfm.figures import plot_cube as plot_cube
+    from xgfm.figures import plot_profiles as plot_profiles
+    from xgfm.figures import swipe as swipe
     from xgfm.infer.check import check as check
     from xgfm.infer.embed import embed as embed
     from xgfm.infer.predict import predict as predict
@@ -42,12 +50,15 @@ if TYPE_CHECKING:
     from xgfm.models.spec import ModelSpec as ModelSpec
     from xgfm.models.spec import Statistics as Statistics
     from xgfm.models.spec import TaskSpec as TaskSpec
+    from xgfm.store.netcdf import to_netcdf as to_netcdf
+    from xgfm.store.vector import to_vector as to_vector
     from xgfm.store.write import to_cog as to_cog
     from xgfm.store.write import to_zarr as to_zarr
     from xgfm.train.artifact import push as push
     from xgfm.train.chip_sets import import_chips as import_chips
     from xgfm.train.chips import open_chips as open_chips
     from xgfm.train.chips import write_chips as write_chips
+    from xgfm.train.domain import fit_domain as fit_domain
     from xgfm.train.experiment import experiment as experiment
     from xgfm.train.fit import fit as fit
     from xgfm.train.labels import labels as labels
@@ -57,6 +68,7 @@ if TYPE_CHECKING:
     from xgfm.train.probe import probe as probe
     from xgfm.train.sampling import plan_chips as plan_chips
     from xgfm.train.settings import TrainSettings as TrainSettings
+    from xgfm.viewer import view as view
 
 _PUBLIC = {
     "open_hls": "cube.open",
@@ -95,12 +107,24 @@ _PUBLIC = {
     "probe": "train.probe",
     "experiment": "train.experiment",
     "push": "train.artifact",
+    "fit_domain": "train.domain",
+    "to_climate": "climate.fractions",
+    "target_grid": "climate.grids",
+    "stack_maps": "climate.stack",
+    "change": "climate.change",
     "estimate_areas": "climate.area",
     "stratified_sample": "climate.sample",
     "to_zarr": "store.write",
     "to_cog": "store.write",
+    "to_netcdf": "store.netcdf",
+    "to_vector": "store.vector",
+    "to_stac": "describe.collection",
     "plot": "figures",
     "plot_cube": "figures",
+    "plot_areas": "figures",
+    "plot_profiles": "figures",
+    "swipe": "figures",
+    "view": "viewer",
 }
 _MODULES = ("cluster",)
 """Public modules whose functions are called by their module's name, as ``xgfm.cluster.open``."""

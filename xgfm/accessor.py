@@ -59,4 +59,8 @@ class GfmAccessor:
     probe = _Forward("train.probe", "probe")
     to_zarr = _Forward("store.write", "to_zarr")
     to_cog = _Forward("store.write", "to_cog")
+    to_netcdf = _Forward("store.netcdf", "to_netcdf")
+    to_vector = _Forward("store.vector", "to_vector")
+    to_climate = _Forward("climate.fractions", "to_climate")
     plot = _Forward("figures", "plot")
+    plot_profiles = _Forward("figures", "plot_profiles")

@@ -10,7 +10,10 @@ from toys import Handle, cube, task_spec
 
 import xgfm
 
-METHODS = ("check", "mask", "composite", "predict", "embed", "reconstruct", "to_zarr", "to_cog", "plot")
+METHODS = (
+    *("check", "mask", "composite", "predict", "embed", "reconstruct", "to_zarr", "to_cog", "to_netcdf", "to_vector"),
+    *("to_climate", "plot", "plot_profiles"),
+)
 
 
 @pytest.mark.parametrize("name", METHODS)
