@@ -47,7 +47,7 @@ def sums(grid: ClimateGrid | None = None, *, probability: bool = False, seed: in
         "time_bounds": BOUNDS[: len(times)],
         "area": area,
         "count": np.round(area / 900 * 16) / 16,
-        "probability": area[::-1] if probability else None,
+        "probability": area[::-1].copy() if probability else None,
         "valid_area": area.sum(0),
         "seen_area": np.broadcast_to(cell, (len(times), *grid.shape)),
         "cell_area": cell,

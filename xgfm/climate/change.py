@@ -8,7 +8,7 @@ Agriculture, Ecosystems and Environment 101, 251-268.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ import numpy as np
 import xarray as xr
 
 from xgfm import cf
+from xgfm.climate.cells import MISSING, UNKNOWN
 from xgfm.climate.globe import Surface, area_factor
-from xgfm.climate.stack import ClassMap, Map, check_same, class_map
+from xgfm.climate.stack import Classified, Map, check_same, classified
 from xgfm.errors import CubeError, LabelError
 from xgfm.grid import with_grid
 
@@ -222,11 +223,11 @@ def change(before: Map, after: Map | None = None, *, variable: str | None = None
         For maps of different grids or legends.
     """
     one, other = _two(before, after, variable)
-    box = check_same(one, other)
-    table = _table(one, other, box)
-    count = len(one.names)
-    seen = table[:count, :count]
-    return Change(one.names, seen, float(table.sum() - seen.sum()), _change_map(one, other, box))
+    check_same(one, other)
+    names = one.legend.names
+    table = _table(one, other)
+    seen = table[: len(names), : len(names)]
+    return Change(names, seen, float(table.sum() - seen.sum()), _change_map(one, other))
 
 
 def stratified_total(values: Array, codes: Array, strata: Array) -> tuple[Array, Array]:
@@ -270,38 +271,34 @@ def stratified_total(values: Array, codes: Array, strata: Array) -> tuple[Array,
     return total, np.sqrt(variance)
 
 
-def _two(before: Map, after: Map | None, variable: str | None) -> tuple[ClassMap, ClassMap]:
-    first = class_map(before, variable)
+def _two(before: Map, after: Map | None, variable: str | None) -> tuple[Classified, Classified]:
+    first = classified(before, variable)
     if after is not None:
-        return _flat(first), _flat(class_map(after, variable))
+        return _flat(first), _flat(classified(after, variable))
     steps = first.codes.sizes.get("time", 1)
     if steps != 2:
         raise CubeError(f"one map alone needs two times, and this has {steps}; choose with map.isel(time=[0, -1])")
-    parts = [first.codes.isel(time=k) for k in (0, 1)]
-    return tuple(ClassMap(p, first.numbers, first.names, first.colors) for p in parts)  # type: ignore[return-value]
+    return _flat(first, 0), _flat(first, 1)
 
 
-def _flat(map: ClassMap) -> ClassMap:
-    extra = {d: n for d, n in map.codes.sizes.items() if d not in ("y", "x")}
-    if any(n != 1 for n in extra.values()):
-        raise CubeError(f"a map has the dims {dict(map.codes.sizes)}; choose one time with map.isel(time=0)")
-    return ClassMap(map.codes.squeeze(list(extra), drop=True), map.numbers, map.names, map.colors)
+def _flat(map: Classified, step: int = -1) -> Classified:
+    if step < 0 and map.codes.sizes.get("time", 1) != 1:
+        raise CubeError(f"a map has {map.codes.sizes['time']} times; choose one with map.isel(time=0)")
+    codes = map.codes.isel(time=step, drop=True) if "time" in map.codes.dims else map.codes
+    return replace(map, codes=codes)
 
 
-def _indexes(map: ClassMap) -> Array:
+def _indexes(map: Classified) -> Array:
     """Return the number in the legend of each code ``(256,)``; one more for nodata, two more for codes of no class."""
-    count = len(map.numbers)
-    table = np.full(256, count + 1, "int64")
-    table[list(map.numbers)] = np.arange(count)
-    table[cf.NODATA] = count
-    return table
+    table, count = map.legend.table, len(map.legend.names)
+    return np.select([table == MISSING, table == UNKNOWN], [count, count + 1], table).astype("int64")
 
 
-def _table(one: ClassMap, other: ClassMap, box: GeoBox) -> Array:
+def _table(one: Classified, other: Classified) -> Array:
     """Return the area of each pair ``(from, to)``, m2; the last of each is what has no class."""
     import dask.array as da
 
-    count = len(one.names) + 1
+    count = len(one.legend.names) + 1
     first, second = _aligned(one, other)
     parts = da.map_blocks(
         _table_of_block,
@@ -309,7 +306,7 @@ def _table(one: ClassMap, other: ClassMap, box: GeoBox) -> Array:
         second,
         indexes=_indexes(one),
         count=count,
-        box=box,
+        box=one.box,
         new_axis=[2, 3],
         chunks=(*((1,) * n for n in first.numblocks), (count,), (count,)),
         dtype="float64",
@@ -318,7 +315,7 @@ def _table(one: ClassMap, other: ClassMap, box: GeoBox) -> Array:
     return np.asarray(parts.sum(axis=(0, 1)).compute())
 
 
-def _aligned(one: ClassMap, other: ClassMap) -> tuple[Any, Any]:
+def _aligned(one: Classified, other: Classified) -> tuple[Any, Any]:
     """Return the pixels of both as Dask arrays with the chunks of the first."""
     import dask.array as da
 
@@ -344,22 +341,23 @@ def _table_of_block(
     return out.reshape(1, 1, count, count)
 
 
-def _change_map(one: ClassMap, other: ClassMap, box: GeoBox) -> xr.DataArray:
+def _change_map(one: Classified, other: Classified) -> xr.DataArray:
     import dask.array as da
 
-    count = len(one.names)
+    names = one.legend.names
+    count = len(names)
     dtype = np.dtype("uint8" if count * count <= cf.NODATA else "uint16")
     first, second = _aligned(one, other)
     codes = da.map_blocks(_pairs, first, second, indexes=_indexes(one), count=count, dtype=dtype, to=dtype)
-    array = with_grid(xr.DataArray(codes, dims=("y", "x"), name="change"), box)
-    words, places = cf.flag_words(one.names), range(count)
-    colors = one.colors or ("#d7191c",) * count
+    array = with_grid(xr.DataArray(codes, dims=("y", "x"), name="change"), one.box)
+    words, places = cf.flag_words(names), range(count)
+    colors = one.legend.colors or ("#d7191c",) * count
     array.attrs = {
         "long_name": "change between two maps",
         "flag_values": list(range(count * count)),
         "flag_meanings": " ".join(f"{words[i]}_to_{words[j]}" for i in places for j in places),
         "flag_colors": " ".join(_STABLE if i == j else colors[j] for i in places for j in places),
-        "class_names": [f"{one.names[i]} to {one.names[j]}" for i in places for j in places],
+        "class_names": [f"{names[i]} to {names[j]}" for i in places for j in places],
     }
     fill = np.iinfo(dtype).max
     array.encoding = {"_FillValue": fill, "fill_value": fill, "grid_mapping": cf.GRID_MAPPING}

@@ -78,7 +78,7 @@ def _checked(sums: CellSums, area_types: Mapping[str, str] | None) -> tuple[str 
         raise GridError(
             f"mode='cmip' needs latitudes and longitudes, the grid is {sums.grid.name}; give a grid such as '0.25deg'"
         )
-    if np.isnat(sums.times).any() or np.isnat(sums.time_bounds).any():
+    if np.isnat(sums.times).any() or not output.has_periods(sums):
         raise CubeError(
             "mode='cmip' needs the period of every map, and the map does not say it; give it with "
             "xgfm.stack_maps([result], times=['2024'])"
@@ -93,7 +93,7 @@ def _checked(sums: CellSums, area_types: Mapping[str, str] | None) -> tuple[str 
 
 def _legend(sums: CellSums) -> dict[str, xr.Variable]:
     # CF's coordinate of a dimension has to be of numbers; the names stand beside it, as in the files of CMIP6.
-    return {"type": xr.Variable("vegtype", np.asarray(sums.classes), {"long_name": "land cover category"})}
+    return {"type": xr.Variable("vegtype", output.words_array(sums.classes), {"long_name": "land cover category"})}
 
 
 def eastward(out: xr.Dataset) -> xr.Dataset:
@@ -108,14 +108,18 @@ def eastward(out: xr.Dataset) -> xr.Dataset:
 def _named(out: xr.Dataset) -> xr.Dataset:
     """Attributes as the tables have them."""
     common: dict[str, Any] = {"standard_name": "area_fraction", "units": "%", "cell_methods": _METHODS,
-                              "cell_measures": "area: areacella", "comment": output.DENOMINATOR,
-                              "ancillary_variables": "valid_area_fraction"}  # fmt: skip
+                              "cell_measures": "area: areacella", "comment": output.DENOMINATOR}  # fmt: skip
     for variable in CMIP_VARIABLES:
         if variable.name in out:
             out[variable.name].attrs = {**common, "long_name": variable.long_name}
-    out["landCoverFrac"].attrs = {**common, "long_name": "Percentage of Area by Vegetation or Land-Cover Category"}
+    # One variable makes a file of CMIP6, so that only the one of all classes names its companions.
+    beside = [n for n in ("landCoverFrac_standard_error", "valid_area_fraction") if n in out]
+    out["landCoverFrac"].attrs = {
+        **common,
+        "long_name": "Percentage of Area by Vegetation or Land-Cover Category",
+        "ancillary_variables": " ".join(beside),
+    }
     if "landCoverFrac_standard_error" in out:
-        out["landCoverFrac"].attrs["ancillary_variables"] += " landCoverFrac_standard_error"
         out["landCoverFrac_standard_error"].attrs = {
             "standard_name": "area_fraction standard_error", "units": "%", "cell_measures": "area: areacella",
             "long_name": "standard error of landCoverFrac, by a reference sample",
@@ -136,6 +140,6 @@ def _with_types(out: xr.Dataset) -> xr.Dataset:
         array.encoding["coordinates"] = "type" if "vegtype" in array.dims else None
     for variable in (v for v in CMIP_VARIABLES if v.name in out):
         attrs = {"standard_name": "area_type", "long_name": variable.type_name}
-        out = out.assign_coords({variable.coordinate: xr.Variable((), np.asarray(variable.types[0]), attrs)})
+        out = out.assign_coords({variable.coordinate: xr.Variable((), np.asarray(variable.types[0], object), attrs)})
         out[variable.name].encoding["coordinates"] = variable.coordinate
     return out

@@ -209,9 +209,9 @@ def _share(dataset: xr.Dataset, legend: Legend, codes: Any) -> Any | None:
 
 
 def times_of(dataset: xr.Dataset, count: int) -> tuple[Array, Array]:
-    """Return when each step of a map is, and between which days, by its coordinates or frames; else NaT."""
+    """Return when each step of a map is, and from when to when, by its coordinates or frames; else NaT."""
     none = np.full(count, np.datetime64("NaT", "ns")), np.full((count, 2), np.datetime64("NaT", "ns"))
-    windows = [[np.datetime64(str(d)[:19], "ns") for d in w] for w in _windows(dataset.attrs)]
+    windows = [[np.datetime64(w[0][:19], "ns"), _end(w[-1])] for w in _windows(dataset.attrs)]
     if "time" in dataset.coords and dataset["time"].dtype.kind == "M":
         times = np.atleast_1d(dataset["time"].values).astype("datetime64[ns]")
         bounds = dataset["time"].attrs.get("bounds", dataset["time"].encoding.get("bounds", "time_bnds"))
@@ -226,6 +226,11 @@ def times_of(dataset: xr.Dataset, count: int) -> tuple[Array, Array]:
         return none
     span = np.array([[min(w[0] for w in windows), max(w[-1] for w in windows)]], "datetime64[ns]")
     return span[:, 0] + (span[:, 1] - span[:, 0]) / 2, span
+
+
+def _end(last: str) -> np.datetime64:
+    """Return the end of what lasts to a day, the day included, or to an instant."""
+    return np.datetime64(last[:19], "ns") + np.timedelta64(len(last) == 10, "D")
 
 
 def _windows(attrs: Mapping[str, Any]) -> list[list[str]]:

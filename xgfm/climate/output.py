@@ -7,7 +7,7 @@ so; nothing here reads a pixel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -152,9 +152,14 @@ def _on_geobox(out: xr.Dataset, sums: CellSums) -> xr.Dataset:
     return out
 
 
+def has_periods(sums: CellSums) -> bool:
+    """Whether every map stands for a stretch of time, rather than a moment."""
+    return bool((sums.time_bounds[:, 0] < sums.time_bounds[:, 1]).all())  # False for NaT
+
+
 def _times(sums: CellSums) -> dict[str, xr.Variable]:
     attrs = {"standard_name": "time", "long_name": "time", "axis": "T", "units_metadata": "leap_seconds: unknown"}
-    bounded = not np.isnat(sums.time_bounds).any()
+    bounded = has_periods(sums)
     coords = {"time": xr.Variable("time", sums.times, {**attrs, **({"bounds": "time_bnds"} if bounded else {})})}
     if bounded:
         coords["time_bnds"] = xr.Variable(("time", "bnds"), sums.time_bounds)
@@ -169,13 +174,18 @@ def _class_coordinates(sums: CellSums, kinds: tuple[str, ...]) -> dict[str, xr.V
     coords = {
         "class": xr.Variable("class", number, {**attrs, **colors}),
         # A coordinate of numbers for Zarr, and one of words for people and for tools that know no flags.
-        "class_name": xr.Variable("class", np.asarray(sums.classes), {"long_name": "name of the class"}),
+        "class_name": xr.Variable("class", words_array(sums.classes), {"long_name": "name of the class"}),
     }
     if kinds:
         coords["area_type"] = xr.Variable(
-            "class", np.asarray(kinds), {"standard_name": "area_type", "long_name": "area type of the class"}
+            "class", words_array(kinds), {"standard_name": "area_type", "long_name": "area type of the class"}
         )
     return coords
+
+
+def words_array(words: Sequence[str]) -> Array:
+    """Return words as an array: of variable length, because Zarr v3 has no fixed-length strings."""
+    return np.asarray(list(words), object)
 
 
 def _all_types(classes: tuple[str, ...], given: Mapping[str, str] | None) -> tuple[str, ...]:

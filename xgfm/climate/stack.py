@@ -17,9 +17,10 @@ import pandas as pd
 import xarray as xr
 
 from xgfm import cf
+from xgfm.climate.inputs import Legend, class_map
 from xgfm.cube.periods import Period, TimeWindow, named_periods
 from xgfm.errors import CubeError, FramesError, GridError, LabelError
-from xgfm.grid import crs_name, geobox_of, with_grid
+from xgfm.grid import crs_name, with_grid
 from xgfm.store.layout import as_dataset, choose_variable
 
 if TYPE_CHECKING:
@@ -31,15 +32,13 @@ _TIME_ENCODING = {"units": "seconds since 1970-01-01", "calendar": "standard", "
 
 
 @dataclass(frozen=True)
-class ClassMap:
-    """A map of classes and its legend."""
+class Classified:
+    """A map of classes, its legend and its grid."""
 
     codes: xr.DataArray
-    """``(..., y, x)`` uint8 as `numbers` has them, 255 without a class; lazy as it came."""
-    numbers: tuple[int, ...]
-    names: tuple[str, ...]
-    colors: tuple[str, ...]
-    """``#rrggbb``; empty where the map has none."""
+    """``(..., y, x)`` uint8, 255 without a class; lazy as it came."""
+    legend: Legend
+    box: GeoBox
 
 
 def stack_maps(maps: Sequence[Map] | Mapping[TimeWindow, Map], times: Sequence[TimeWindow] | None = None) -> xr.Dataset:
@@ -103,8 +102,8 @@ def stack_maps(maps: Sequence[Map] | Mapping[TimeWindow, Map], times: Sequence[T
     return stacked
 
 
-def class_map(result: Map, variable: str | None = None) -> ClassMap:
-    """Read the map of classes and its legend; a map that was opened with masking gets its codes back.
+def classified(result: Map, variable: str | None = None) -> Classified:
+    """Read the map of classes; one that was opened with masking gets its codes back. Lazy.
 
     Parameters
     ----------
@@ -116,42 +115,25 @@ def class_map(result: Map, variable: str | None = None) -> ClassMap:
     Raises
     ------
     LabelError
-        Where the map has no legend, or one that takes 255 for a class.
+        Where the map has no legend, or no class codes.
+    GridError
+        Without a CRS.
     """
     dataset = as_dataset(result)
     name = choose_variable(dataset, variable)
-    array = dataset[name]
-    numbers = tuple(int(v) for v in np.atleast_1d(array.attrs.get("flag_values", ())))
-    words = str(array.attrs.get("flag_meanings", "")).split()
-    if not numbers or len(words) != len(numbers):
-        raise LabelError(
-            f"{name!r} has {len(numbers)} flag_values and {len(words)} flag_meanings; expected a map of classes with a "
-            "legend, such as predict returns: name it with variable="
-        )
-    if not all(0 <= n < cf.NODATA for n in numbers):
-        raise LabelError(
-            f"{name!r} has the flag_values {list(numbers)}; classes are 0 to {cf.NODATA - 1}, {cf.NODATA} is nodata"
-        )
-    names = array.attrs.get("class_names", words)
-    names = [names] if isinstance(names, str) else list(names)
-    colors = tuple(str(array.attrs.get("flag_colors", "")).split())
-    return ClassMap(
-        _codes(array),
-        numbers,
-        tuple(str(n) for n in (names if len(names) == len(numbers) else words)),
-        colors if len(colors) == len(numbers) else (),
-    )
+    read = class_map(name, dataset[[name]])
+    return Classified(_codes(dataset[name]), read.legend, read.box)
 
 
-def check_same(one: ClassMap, other: ClassMap) -> GeoBox:
-    """Return the grid that two maps share; refuse them where they do not share grid and legend."""
-    if dict(zip(one.numbers, one.names, strict=True)) != dict(zip(other.numbers, other.names, strict=True)):
-        legends = [", ".join(f"{n} {name}" for n, name in zip(m.numbers, m.names, strict=True)) for m in (one, other)]
+def check_same(one: Classified, other: Classified) -> None:
+    """Refuse two maps that do not share grid and legend."""
+    legends = [dict(zip(m.legend.values, m.legend.names, strict=True)) for m in (one, other)]
+    if legends[0] != legends[1]:
         raise LabelError(
-            f"the maps have different legends ({legends[0]}) and ({legends[1]}); use maps of one task, or give "
-            "both the same classes first"
+            f"the maps have different legends, {legends[0]} and {legends[1]}; use maps of one task, or give both the "
+            "same classes first"
         )
-    first, second = geobox_of(one.codes), geobox_of(other.codes)
+    first, second = one.box, other.box
     here = np.array((first.transform * (0, 0), first.transform * first.shape.xy))
     there = np.array((second.transform * (0, 0), second.transform * second.shape.xy))
     if first.crs != second.crs or first.shape != second.shape or np.abs(here - there).max() > 1e-3 * first.transform.a:
@@ -159,7 +141,6 @@ def check_same(one: ClassMap, other: ClassMap) -> GeoBox:
             f"the maps lie on different grids ({_said(first)}) and ({_said(second)}); bring one to the grid of the "
             "other: after.odc.reproject(before.odc.geobox, resampling='nearest')"
         )
-    return first
 
 
 def period_of(time: TimeWindow) -> Period:
@@ -217,10 +198,10 @@ def _own_period(dataset: xr.Dataset, number: int) -> Period:
 
 def _alike(maps: list[xr.Dataset]) -> list[xr.Dataset]:
     """Return maps with the same variables, codes and grid, so that they can be put together without a look."""
-    read = [class_map(m) for m in maps]
+    read = [classified(m) for m in maps]
     for other in read[1:]:
         check_same(read[0], other)
-    name, box = read[0].codes.name, geobox_of(read[0].codes)
+    name, box = read[0].codes.name, read[0].box
     renamed = [m.rename({one.codes.name: name}).assign({name: one.codes}) for m, one in zip(maps, read, strict=True)]
     shared = [n for n in renamed[0].data_vars if all(n in m.data_vars for m in renamed)]
     return [with_grid(m[shared].drop_vars(_of_one_date(m[shared])), box) for m in renamed]

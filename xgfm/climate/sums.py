@@ -36,7 +36,8 @@ class CellSums:
     times: Array
     """``(time,)`` datetime64[ns]; NaT where the map does not say. A map without ``time`` has one."""
     time_bounds: Array
-    """``(time, 2)`` datetime64[ns], first and last day that the map was made from; NaT where it does not say."""
+    """``(time, 2)`` datetime64[ns], from when to when the map was made from, the end excluded; twice the same for a
+    moment, NaT where it does not say."""
     area: Any
     """``(class, time, lat, lon)`` float64, m2 on the ground that are mapped as the class."""
     count: Any
