@@ -39,7 +39,7 @@ def view(store: Source, *, under: Source | None = None, port: int = 0) -> Viewer
     BandError
         Where ``under`` has no red, green and blue.
     MissingExtraError
-        Where the tile server is not installed.
+        Where the web server is not installed.
     """
     from xgfm.viewer.blocks import Blocks
     from xgfm.viewer.server import Viewer, application

@@ -47,7 +47,7 @@ def describe(atlas: Atlas, blocks: Blocks | None) -> dict[str, Any]:
         "hint": _HINT if least else "",
         "grid": _grid(atlas),
         "layers": [_layer(atlas, layer) for layer in atlas.layers.values()],
-        "ramp": ["#" + "".join(f"{v:02x}" for v in color[:3]) for color in ramp()[::51].tolist()],
+        "ramp": ["#" + "".join(f"{v:02x}" for v in color[:3]) for color in ramp()[::15].tolist()],
         "times": atlas.times(),
         "under": None if atlas.under is None else {"times": atlas.times(under=True), "least": atlas.under_least},
         "blocks": None if blocks is None else _counts(blocks),

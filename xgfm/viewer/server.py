@@ -62,11 +62,10 @@ def application(atlas: Atlas, blocks: Blocks | None = None) -> Starlette:
     Raises
     ------
     MissingExtraError
-        Where the tile server is not installed.
+        Where the web server is not installed.
     """
     try:
-        import rio_tiler  # noqa: F401
-        import rioxarray  # noqa: F401
+        import uvicorn  # noqa: F401
         from starlette.applications import Starlette
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware

@@ -21,6 +21,8 @@ SHARES = ("probability", "confidence", "out_of_domain")
 STRETCH = (2.0, 98.0)
 """Percentiles that are drawn dark and bright."""
 RGB = ("red", "green", "blue")
+VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
+"""Of numbers, from low to high."""
 SPARE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """For classes without a colour: Paul Tol's bright scheme, told apart by the colour-blind."""
 
@@ -132,11 +134,11 @@ def value_colours(values: NDArray[Any], low: float, high: float) -> NDArray[np.u
 
 
 def ramp() -> NDArray[np.uint8]:
-    """Return 256 colours of the map viridis."""
-    from rio_tiler.colormap import cmap
-
-    table: Any = cmap.get("viridis")
-    return np.array([table[i] for i in range(256)], "uint8")
+    """Return 256 opaque colours from dark to bright, evenly so for every eye: viridis, between its main colours."""
+    main = np.array([_rgb(color) for color in VIRIDIS], "float64")
+    steps = np.linspace(0, len(VIRIDIS) - 1, 256)
+    bands = [np.interp(steps, np.arange(len(VIRIDIS)), band).round() for band in main.T]
+    return np.stack([*bands, np.full(256, 255)], axis=1).astype("uint8")
 
 
 def true_colours(

@@ -1,14 +1,20 @@
 """Pictures of a store in the web's map projection, and the areas of classes in them.
 
-In: an `Atlas` of a store, and bounds. Out: pixels of one layer on the picture's own grid, read by rio-tiler's
-`XarrayReader` from the level that fits, nearest neighbour; no read is larger than `MOST` pixels.
+In: an `Atlas` of a store, and bounds. Out: pixels of one layer on the picture's own grid, read from the level that fits
+and warped by GDAL, nearest neighbour; no read is larger than `MOST` pixels.
+
+Readers of tile servers were tried first. rio-tiler's `GroupReader` of Zarr pyramids lays tiles on whole pixels of the
+map, which moves classes by up to a pixel of it; its `XarrayReader` knows no overviews, and its interpreted code, which
+threads do not share, takes several times as long as the read and the warp (benchmarks/viewer.py).
 """
 
 from __future__ import annotations
 
 import math
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -252,8 +258,8 @@ def _read(
     sheet: Sheet, name: str, select: Mapping[str, Any], bounds: Bounds, shape: tuple[int, int], nodata: float
 ) -> tuple[NDArray[Any], slice, slice] | None:
     """Read the part of a picture that a sheet meets: ``(band, y, x)``, and which rows and columns those are."""
-    from rio_tiler.io.xarray import XarrayReader
-    from rioxarray.exceptions import NoDataInBounds
+    import rasterio.warp
+    from rasterio.transform import from_bounds
 
     (rows, columns), part = _meeting(sheet.mercator, bounds, shape)
     sides = rows.stop - rows.start, columns.stop - columns.start
@@ -261,18 +267,36 @@ def _read(
         return None
     left, bottom, right, top = project(MERCATOR, sheet.crs, part)
     level = sheet.fitting(min((right - left) / sides[1], (top - bottom) / sides[0]))
-    box = level.geobox.boundingbox
-    width, height = min(right, box.right) - max(left, box.left), min(top, box.top) - max(bottom, box.bottom)
-    if max(width, 0) * max(height, 0) / level.pixel**2 > MOST:
-        raise TooMuchError("too many pixels for one picture; zoom in, or add overviews to the store")
-    try:
-        with XarrayReader(level.dataset[name].isel(select)) as reader:
-            read = reader.part(
-                part, dst_crs=_mercator(), bounds_crs=_mercator(), height=sides[0], width=sides[1], nodata=nodata
-            )
-    except NoDataInBounds:  # the box round a part in another CRS is larger than the part
+    down, along = _window(level, (left, bottom, right, top))
+    height, width = down.stop - down.start, along.stop - along.start
+    if min(height, width) <= 0:  # the box round a part in another CRS is larger than the part
         return None
-    return read.array.filled(nodata), rows, columns
+    if height * width > MOST:
+        raise TooMuchError("too many pixels for one picture; zoom in, or add overviews to the store")
+    values = level.dataset[name].isel({**select, "y": down, "x": along}).values.reshape(-1, height, width)
+    values = values.astype("float32") if values.dtype == np.float16 else values  # GDAL knows no halves
+    picture = np.full((len(values), *sides), nodata, values.dtype)
+    rasterio.warp.reproject(
+        values,
+        picture,
+        src_transform=level.geobox[down, along].affine,
+        src_crs=sheet.crs,
+        src_nodata=nodata,
+        dst_transform=from_bounds(*part, sides[1], sides[0]),
+        dst_crs=MERCATOR,
+        dst_nodata=nodata,
+        resampling=rasterio.warp.Resampling.nearest,
+    )
+    return picture, rows, columns
+
+
+def _window(level: Level, box: Bounds) -> tuple[slice, slice]:
+    """Rows and columns of a level that meet a box in its CRS, and one more on each side."""
+    height, width = level.geobox.shape
+    (first, top), (last, bottom) = (~level.geobox.affine * at for at in ((box[0], box[3]), (box[2], box[1])))
+    rows = slice(max(0, math.floor(top) - 1), min(height, math.ceil(bottom) + 1))
+    columns = slice(max(0, math.floor(first) - 1), min(width, math.ceil(last) + 1))
+    return rows, columns
 
 
 def _meeting(sheet: Bounds, bounds: Bounds, shape: tuple[int, int]) -> tuple[tuple[slice, slice], Bounds]:
@@ -293,12 +317,6 @@ def _meeting(sheet: Bounds, bounds: Bounds, shape: tuple[int, int]) -> tuple[tup
 def _missing(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     missing: NDArray[np.bool_] = np.isnan(values) if math.isnan(nodata) else values == nodata
     return missing
-
-
-def _mercator() -> Any:
-    from rio_tiler.constants import WEB_MERCATOR_CRS
-
-    return WEB_MERCATOR_CRS
 
 
 def _middle(variable: xr.DataArray) -> NDArray[Any]:
@@ -350,7 +368,12 @@ def _authalic(northing: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def png(colours: NDArray[np.uint8]) -> bytes:
-    """Return ``(4, y, x)`` colours as PNG."""
-    from rio_tiler.utils import render
-
-    return bytes(render(colours[:3], mask=colours[3], img_format="PNG"))
+    """Return ``(4, y, x)`` colours as PNG: eight bits a band, with opacity, no filter."""
+    height, width = colours.shape[1:]
+    lines = np.zeros((height, 1 + 4 * width), "uint8")  # the first byte of a line names its filter
+    lines[:, 1:] = np.moveaxis(colours, 0, -1).reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    # Level 1: what is served here does not go far, and time is dearer than bytes.
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 1)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

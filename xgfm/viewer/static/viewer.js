@@ -22,7 +22,7 @@ class Page {
     this.about = about;
     this.hidden = new Set();
     this.asked = 0;
-    this.map = L.map("map", { zoomSnap: 0.5, maxZoom: about.zooms.native + MORE });
+    this.map = L.map("map", { maxZoom: about.zooms.native + MORE });
     this.map.attributionControl.setPrefix("Leaflet");
     L.control.scale({ imperial: false }).addTo(this.map);
     this.fillPanel();
@@ -155,7 +155,10 @@ class Page {
     const { zooms, bounds, under } = this.about;
     const options = { maxNativeZoom: zooms.native + 2, maxZoom: zooms.native + MORE, bounds: L.latLngBounds(bounds).pad(0.01) };
     if (under !== null) this.under = L.tileLayer(this.underUrl(), { ...options, minZoom: under.least, zIndex: 1 }).addTo(this.map);
-    this.tiles = L.tileLayer(this.url(), { ...options, minZoom: zooms.least, zIndex: 2 }).addTo(this.map);
+    this.tiles = L.tileLayer(this.url(), { ...options, minZoom: zooms.least, zIndex: 2 });
+    const busy = (state) => at("map").setAttribute("aria-busy", state);
+    this.tiles.on("loading", () => busy(true)).on("load", () => busy(false));
+    this.tiles.addTo(this.map);
   }
 
   url() {
@@ -168,7 +171,7 @@ class Page {
   redraw() { this.tiles.setUrl(this.url()); }
 
   moved() {
-    const far = Math.round(this.map.getZoom()) < this.about.zooms.least;
+    const far = this.map.getZoom() < this.about.zooms.least;
     at("hint").textContent = this.about.hint;
     at("hint").hidden = !this.about.hint || !far;
     this.measure();
@@ -187,7 +190,7 @@ class Page {
     let shares = [];
     let said = "of what is in view";
     try {
-      shares = Math.round(this.map.getZoom()) < this.about.zooms.least
+      shares = this.map.getZoom() < this.about.zooms.least
         ? [] : await ask("area.json", { layer: this.layer.name, time: at("time").value, bbox: this.view() });
     } catch (error) { said = error.message; }
     if (turn !== this.asked) return; // the view has moved on
