@@ -112,8 +112,7 @@ class Change:
         start, end = np.divmod(np.arange(count * count), count)
         table = np.full(np.iinfo(self.map.dtype).max + 1, cf.NODATA, "uint8")
         table[: count * count] = (start == k) + 2 * (end == k)
-        data = self.map.variable.to_base_variable()
-        out = self.map.copy(data=xr.apply_ufunc(lambda block: table[block], data, dask="allowed").data)
+        out = self.map.copy(data=self.map.chunk().data.map_blocks(_looked_up, table=table, dtype="uint8"))
         out.attrs = {
             "long_name": f"change of {self.classes[k]}",
             "flag_values": list(range(len(STRATA))),
@@ -362,6 +361,10 @@ def _change_map(one: Classified, other: Classified) -> xr.DataArray:
     fill = np.iinfo(dtype).max
     array.encoding = {"_FillValue": fill, "fill_value": fill, "grid_mapping": cf.GRID_MAPPING}
     return array
+
+
+def _looked_up(block: Array, *, table: Array) -> Array:
+    return np.asarray(table[block])
 
 
 def _pairs(first: Array, second: Array, *, indexes: Array, count: int, to: np.dtype[Any]) -> Array:
