@@ -228,7 +228,7 @@ def _degrees(crs: str) -> bool:
 
 
 def _inside() -> tuple[Array, Array]:
-    """Return `PARTS` places in a pixel, 0 to 1: one in each square of a quarter's side and in each of its rows, columns.
+    """Return `PARTS` places in a pixel, 0 to 1: spread evenly over it.
 
     Hammersley's points (bits of the number read backwards): as even as four by four, and four times finer where a
     cell's edge runs along the rows or columns, which on a UTM grid it nearly does.
