@@ -28,6 +28,7 @@ from xgfm.viewer.sheets import sheets_of
 from xgfm.viewer.tiles import Atlas, TooMuchError, tile_bounds
 
 LAEA = GeoBox((90, 60), Affine(500.0, 0, 4_000_000.0, 0, -500.0, 3_000_000.0), "EPSG:3035")
+DATES = np.array(["2024-04-03", "2024-07-02"], "datetime64[ns]")
 WORLD = 2 * np.pi * 6_378_137
 
 
@@ -289,10 +290,10 @@ def cube(box: GeoBox = NORTH, dtype: str = "int16") -> xr.DataArray:
     array = xr.DataArray(
         da.from_array(values, chunks=(1, 1, 32, 32)),
         dims=("time", "band", "y", "x"),
-        coords={"time": np.array(["2024-04-03", "2024-07-02"], "datetime64[ns]"), "band": ["blue", "green", "red", "swir16"]},
+        coords={"time": DATES, "band": ["blue", "green", "red", "swir16"]},
         name="hls",
         attrs={"nodata": -9999},
-    )  # fmt: skip
+    )
     return with_grid(array, box)
 
 

@@ -25,8 +25,14 @@ def view(
 
     On a remote machine, take its port to yours first: ssh -L 8765:127.0.0.1:8765 HOST
     """
+    import warnings
+
+    from rasterio.errors import NotGeoreferencedWarning
+
     from xgfm.viewer import view as serve
 
+    # GDAL's datasets in memory have no place for a moment, and rasterio's filter for that is not one of threads.
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with busy(f"opening {store}"):
         viewer = serve(store, under=under, port=port)
     typer.echo(f"{store} is at {viewer.url} (Ctrl-C stops)")

@@ -145,8 +145,12 @@ class _Routes:
         layer = self._layer(request.query_params.get("layer", ""))
         if not layer.is_map:
             raise NotThere(f"{layer.name} has no classes")
-        shares = self._atlas.areas(layer, _bounds(request), time=self._position(request, "time"))
-        return _json([{"value": s.value, "km2": s.km2, "share": s.share} for s in shares])
+        try:
+            shares = self._atlas.areas(layer, _bounds(request), time=self._position(request, "time"))
+        except TooMuchError:  # an answer like any other: views are wider than tiles
+            return _json({"note": "zoom in for areas", "shares": []})
+        listed = [{"value": s.value, "km2": s.km2, "share": s.share} for s in shares]
+        return _json({"note": "of what is in view", "shares": listed})
 
     @_answer
     def value(self, request: Request) -> tuple[bytes, str]:

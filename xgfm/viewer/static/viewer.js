@@ -22,7 +22,7 @@ class Page {
     this.about = about;
     this.hidden = new Set();
     this.asked = 0;
-    this.map = L.map("map", { maxZoom: about.zooms.native + MORE });
+    this.map = L.map("map", { maxZoom: about.zooms.native + MORE, fadeAnimation: false });
     this.map.attributionControl.setPrefix("Leaflet");
     L.control.scale({ imperial: false }).addTo(this.map);
     this.fillPanel();
@@ -187,20 +187,17 @@ class Page {
     const turn = ++this.asked;
     if (!this.isMap) return;
     at("area-note").textContent = "measuring ...";
-    let shares = [];
-    let said = "of what is in view";
-    try {
-      shares = this.map.getZoom() < this.about.zooms.least
-        ? [] : await ask("area.json", { layer: this.layer.name, time: at("time").value, bbox: this.view() });
-    } catch (error) { said = error.message; }
+    let said;
+    try { said = await ask("area.json", { layer: this.layer.name, time: at("time").value, bbox: this.view() }); }
+    catch (error) { said = { note: error.message, shares: [] }; }
     if (turn !== this.asked) return; // the view has moved on
-    const found = new Map(shares.map((each) => [each.value, each]));
+    const found = new Map(said.shares.map((each) => [each.value, each]));
     for (const row of at("legend").rows) {
       const each = found.get(Number(row.dataset.value));
       row.querySelector(".km2").textContent = each ? number(each.km2) : "";
       row.querySelector(".share").textContent = each ? `${(100 * each.share).toFixed(1)} %` : "";
     }
-    at("area-note").textContent = said;
+    at("area-note").textContent = said.note;
   }
 
   async drawBlocks() {
