@@ -37,6 +37,8 @@ _LAYOUT = ("dtype", "scale_factor", "add_offset", "_FillValue", "grid_mapping")
 """Encoding of a Zarr store that means the same in netCDF."""
 _DTYPES = {"float16": "float32", "bool": "uint8"}
 """What netCDF has no type for, and the smallest that it has."""
+_LAST = ("time", "lat", "lon", "y", "x")
+"""Dims that CF wants last, in this order."""
 _STEPS = {"days": 86_400_000_000_000, "seconds": 1_000_000_000, "milliseconds": 1_000_000, "microseconds": 1_000}
 """Nanoseconds of the units of time, the coarsest first."""
 
@@ -80,8 +82,9 @@ def to_netcdf(
     Notes
     -----
     Class maps stay uint8 with ``_FillValue`` 255, and their ``flag_values`` have that type, as CF asks. float16, which
-    netCDF does not have, becomes float32. Names that CF does not allow (``eo:cloud_cover``) get ``_`` for what stands
-    in the way. Attributes of Zarr's conventions are left out: ``spatial_ref`` says the same.
+    netCDF does not have, becomes float32. Dims other than time, y and x come first. Names that CF does not allow
+    (``eo:cloud_cover``) get ``_`` for what stands in the way, and words along a dim (``band``) are called
+    ``band_name``. Attributes of Zarr's conventions are left out: ``spatial_ref`` says the same.
     """
     target = _local_file(path)
     if find_spec("netCDF4") is None:
@@ -109,17 +112,19 @@ def described(dataset: xr.Dataset) -> xr.Dataset:
     Dataset
         Sharing the pixels; `xarray.Dataset.to_netcdf` needs no further option.
     """
-    named = dataset.rename({n: _legal_name(str(n)) for n in dataset.variables if _legal_name(str(n)) != n})
-    out = named.copy()
-    for name, variable in named.variables.items():
-        variable = variable.copy(deep=False)
-        variable.encoding = _encoding(variable, out.sizes)
-        variable.attrs = _attrs(variable)
-        out[name] = variable
+    out = _labels_aside(dataset.rename(_legal_names(dataset)))
     bounds = {v.attrs.get("bounds") for v in out.variables.values()}
+    for name, given in list(out.variables.items()):
+        variable = _ordered(given)
+        variable.encoding = {**_encoding(variable, out.sizes), **_links(variable, out)}
+        variable.attrs = _attrs(variable) if name in bounds else _named(str(name), _attrs(variable))
+        out[name] = variable
     for name in [n for n, v in out.variables.items() if v.dtype.kind == "M" and n not in bounds]:
         _encode_time(out, str(name))
-    out.attrs = {**_legal_attrs(named.attrs), "history": _history(named.attrs), "Conventions": cf.CONVENTIONS}
+    # As coordinates, bounds would be named in a global attribute that CF has no place for.
+    out = out.reset_coords([n for n in bounds if n in out.coords])
+    facts = {"title": _title(out), **_legal_attrs(dataset.attrs)}
+    out.attrs = {**facts, "history": _history(facts), "Conventions": cf.CONVENTIONS}
     out.encoding = {}
     return out
 
@@ -161,14 +166,55 @@ def _encoding(variable: xr.Variable, sizes: Mapping[Any, int]) -> dict[str, Any]
     """Return the encoding of one variable: chunks and compression on a grid, no fill value on coordinates."""
     given = {**{k: v for k, v in variable.attrs.items() if k in _OF_ENCODING}, **variable.encoding}
     if variable.dtype.kind == "M":
-        return {}
+        return {k: v for k, v in given.items() if k in ("units", "calendar", "dtype")}
     kept = {k: v for k, v in given.items() if k in _LAYOUT and v is not None}
     if variable.ndim < 2 or variable.dtype.kind not in "iuf":
         return {**({"dtype": str} if variable.dtype.kind in "OU" else {}), "_FillValue": None}
-    chunks = given.get("chunks") or given.get("chunksizes") or [min(size, 512) for size in variable.shape]
+    chunks = given.get("chunks") or [min(size, 512) for size in variable.shape]
     kept["chunksizes"] = tuple(min(c, sizes[d]) for c, d in zip(chunks, variable.dims, strict=True))
     kept.setdefault("_FillValue", None)
     return {**kept, **COMPRESSION}
+
+
+def _links(variable: xr.Variable, dataset: xr.Dataset) -> dict[str, Any]:
+    """Return which coordinates a variable names, where it says so and they are there: an area type is of one alone."""
+    named = variable.encoding.get("coordinates", "?")
+    return {"coordinates": named} if all(word in dataset.coords for word in (named or "").split()) else {}
+
+
+def _legal_names(dataset: xr.Dataset) -> dict[str, str]:
+    """Return new names of variables and dims that are no names to CF."""
+    names = {str(n) for n in (*dataset.variables, *dataset.dims)}
+    return {n: _legal_name(n) for n in names if _legal_name(n) != n}
+
+
+def _labels_aside(dataset: xr.Dataset) -> xr.Dataset:
+    """Return strings along a dim as ``<dim>_name``: to CF a variable named like its dim is a number that grows."""
+    words = [str(n) for n, c in dataset.coords.items() if c.dims == (n,) and c.dtype.kind in "OUT"]
+    return dataset.reset_index(words).rename_vars({n: f"{n}_name" for n in words}) if words else dataset
+
+
+def _title(dataset: xr.Dataset) -> str:
+    """Return what a result without a title is called."""
+    first = next(iter(dataset.data_vars.values()), None)
+    return "result" if first is None else str(first.attrs.get("long_name", first.name))
+
+
+def _ordered(variable: xr.Variable) -> xr.Variable:
+    """Return a copy that shares the pixels; of one on a grid, time and space are last."""
+    gridded = {"y", "x"} <= set(variable.dims) or {"lat", "lon"} <= set(variable.dims)
+    ordered = variable.transpose(..., *(d for d in _LAST if d in variable.dims and gridded))
+    stored = [variable.encoding[k] for k in ("chunks", "chunksizes") if variable.encoding.get(k)]
+    sides = dict(zip(variable.dims, stored[0], strict=True)) if stored else {}
+    ordered.encoding = (
+        {**variable.encoding, "chunks": tuple(sides[d] for d in ordered.dims)} if sides else {**variable.encoding}
+    )
+    return ordered
+
+
+def _named(name: str, attrs: dict[str, Any]) -> dict[str, Any]:
+    known = {"standard_name", "long_name", "grid_mapping_name"} & set(attrs)
+    return attrs if known else {"long_name": name.replace("_", " "), **attrs}
 
 
 def _attrs(variable: xr.Variable) -> dict[str, Any]:
@@ -177,9 +223,9 @@ def _attrs(variable: xr.Variable) -> dict[str, Any]:
     dropped = [n for n in _OF_ENCODING if n != "units" or time]
     attrs = {k: v for k, v in _legal_attrs(variable.attrs).items() if k not in dropped}
     dtype = np.dtype(variable.encoding.get("dtype", variable.dtype)) if not time else None
-    for name in ("flag_values", "flag_masks", "valid_range", "valid_min", "valid_max"):
-        if name in attrs and dtype is not None:
-            attrs[name] = np.asarray(attrs[name], dtype)
+    for flags in ("flag_values", "flag_masks", "valid_range", "valid_min", "valid_max"):
+        if flags in attrs and dtype is not None:
+            attrs[flags] = np.asarray(attrs[flags], dtype)
     return attrs
 
 
@@ -215,14 +261,12 @@ def _encode_time(dataset: xr.Dataset, name: str) -> None:
     bounds = dataset[name].attrs.get("bounds")
     members = [dataset.variables[n] for n in (name, bounds) if n in dataset.variables]
     units = _unit(member.values for member in members)
+    members[0].attrs.setdefault("units_metadata", "leap_seconds: unknown")  # what catalogues do not tell
     for member in members:
-        member.attrs.setdefault("units_metadata", "leap_seconds: unknown")  # what catalogues do not tell
-        member.encoding = {
-            "units": f"{units} since 1970-01-01T00:00:00",
-            "calendar": "standard",
-            "dtype": "int64",
-            "_FillValue": None,
-        }
+        exact = {"units": f"{units} since 1970-01-01T00:00:00", "calendar": "standard", "dtype": "int64"}
+        # Double precision is asked for where CMIP's tables are followed.
+        double = np.dtype(member.encoding.get("dtype", "int64")).kind == "f"
+        member.encoding = {**(member.encoding if double else exact), "_FillValue": None}
 
 
 def _unit(times: Iterable[np.ndarray]) -> str:
