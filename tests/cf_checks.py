@@ -11,10 +11,15 @@ import xarray as xr
 
 
 def complaints(result: xr.Dataset, path: Path) -> str:
-    """Write a Dataset as netCDF by xarray alone, and return what the checker finds against CF-1.11: '' for nothing."""
+    """Write a Dataset as netCDF by xarray alone, and return what the checker finds in it."""
+    result.to_netcdf(path)
+    return complaints_of(path)
+
+
+def complaints_of(path: Path) -> str:
+    """Return what the checker finds in a file against CF-1.11: '' for nothing."""
     from compliance_checker.runner import CheckSuite, ComplianceChecker
 
-    result.to_netcdf(path)
     CheckSuite.load_all_available_checkers()
     said = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):

@@ -204,10 +204,14 @@ def _all_types(classes: tuple[str, ...], given: Mapping[str, str] | None) -> tup
 
 def facts(sums: CellSums) -> dict[str, Any]:
     """Return what the Dataset says of itself: what the map says, and what was made of it."""
-    title, version = str(sums.attrs.get("title", "")).strip(), str(sums.attrs.get("xgfm_version", "")).strip()
+    title, version = (
+        str(sums.attrs.get("title", sums.attrs.get("long_name", ""))).strip(),
+        str(sums.attrs.get("xgfm_version", "")).strip(),
+    )
     made = f"classes of a map summed in the cells of the grid {sums.grid.name} by xgfm {version}".rstrip()
     named = f"{title}: shares of classes" if title else "shares of classes"
-    return {**sums.attrs, "title": named, "history": made, "Conventions": cf.CONVENTIONS}
+    own = {k: v for k, v in sums.attrs.items() if k != "long_name"}  # of a variable, not of a file
+    return {**own, "title": named, "history": made, "Conventions": cf.CONVENTIONS}
 
 
 def _finished(out: xr.Dataset) -> xr.Dataset:
