@@ -17,7 +17,7 @@ COLORS = (
     "#a5784b", "#004b4b", "#698787",
 )  # fmt: skip
 """The palette of Okabe and Ito without its black, and as many again that are farthest from all before them, from white
-and from `EMPTY`, in the worst of four kinds of colour vision: any two are 10 or more apart in CAM02-UCS."""
+and from `EMPTY`, in the worst of four kinds of colour vision: any two are some 10 or more apart in CAM02-UCS."""
 
 
 def class_colors(count: int) -> list[str]:

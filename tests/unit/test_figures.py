@@ -16,7 +16,10 @@ from results import CLASSES, DEGREES, NORTH, SOUTH, pixels, result
 
 from xgfm.errors import BandError, CubeError, MissingExtraError, XgfmError
 from xgfm.figures import EMPTY, plot, plot_cube
+from xgfm.figures.layout import rows_and_columns
 from xgfm.grid import with_grid
+from xgfm.palette import COLORS
+from xgfm.store.overviews import add_overviews
 from xgfm.store.write import to_zarr
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -176,6 +179,60 @@ def test_numbers_have_a_colour_bar_and_one_range() -> None:
     assert not figure.legends
 
 
+def test_probabilities_have_a_picture_for_each_class() -> None:
+    made = result(probability=True)
+    figure = plot(made, variable="probability")
+    titles = [a.get_title() for a in figure.axes[:3]]
+    assert titles == [f"probability of each class\n{c.name}" for c in CLASSES]
+    for number, axis in enumerate(figure.axes[:3]):
+        shown = np.ma.filled(axis.images[0].get_array(), np.nan)
+        np.testing.assert_array_equal(shown, made.probability.values[number])
+        assert axis.images[0].get_clim() == (0, 1)  # whatever is in the map: two maps can be compared
+
+
+def test_confidence_is_drawn_from_0_to_1() -> None:
+    made = result(probability=True)
+    made["confidence"] = made.probability.max("class", keep_attrs=True) * 0.5
+    assert plot(made, variable="confidence").axes[0].images[0].get_clim() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "shape"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (8, (2, 4)), (9, (3, 3)), (12, (3, 4))]
+)
+def test_pictures_leave_few_places_empty(count: int, shape: tuple[int, int]) -> None:
+    assert rows_and_columns(count) == shape
+
+
+def test_classes_without_colours_get_the_palettes() -> None:
+    made = result()
+    del made.crop_v1_0.attrs["flag_colors"]
+    (legend,) = plot(made).legends
+    assert [p.get_facecolor()[:3] for p in legend.get_patches()][:3] == [rgb(c) for c in COLORS[:3]]
+
+
+def test_flags_as_other_tools_write_them() -> None:
+    made = result()
+    attrs = made.crop_v1_0.attrs
+    attrs["flag_values"] = np.array(attrs["flag_values"], "uint8")  # netCDF, too
+    del attrs["class_names"]
+    (legend,) = plot(made).legends
+    assert [t.get_text() for t in legend.texts][:3] == ["natural vegetation", "winter wheat", "open water"]
+    np.testing.assert_allclose(picture(plot(made)), expected(pixels(NORTH.shape)))
+
+
+def test_a_large_store_is_drawn_from_its_overview(tmp_path: Path) -> None:
+    box = GeoBox((300, 421), NORTH.affine, NORTH.crs)
+    store = to_zarr(result(box, chunks=(128, 128)), tmp_path / "a.zarr", chunk=32)
+    add_overviews(store)
+    axis = plot(xr.open_zarr(store, decode_coords="all"), pixels=110).axes[0]
+    level = xr.open_zarr(store, group="overviews/4", mask_and_scale=False).crop_v1_0
+    np.testing.assert_allclose(np.asarray(axis.images[0].get_array()), expected(level.values))
+    left, right, bottom, top = axis.images[0].get_extent()
+    edges = box.boundingbox
+    assert (left, top) == pytest.approx((edges.left / 1000, edges.top / 1000))
+    assert 0 <= right - edges.right / 1000 < 0.12  # the last cell reaches beyond the edge
+
+
 def test_demonstrations_say_so_in_the_picture() -> None:
     made = result()
     made.crop_v1_0.attrs["comment"] = "demonstration: a map of nothing real"
@@ -211,8 +268,13 @@ def test_what_cannot_be_drawn() -> None:
         plot_cube(cube().sel(band=["blue", "green"]))
     with pytest.raises(CubeError, match=r"expected a cube \(time, band, y, x\)"):
         plot(result(), cube().isel(time=0))
-    with pytest.raises(CubeError, match=r"'probability' has dims \('class', 'y', 'x'\).*result\.isel"):
-        plot(result(probability=True), variable="probability")
+    with pytest.raises(CubeError, match=r"'probability' has dims \('time', 'class', 'y', 'x'\).*result\.isel"):
+        plot(result(probability=True).probability.expand_dims("time"))
+    for attrs in ({"flag_colors": "#ff0000"}, {"class_names": ["one"]}):
+        made = result()
+        made.crop_v1_0.attrs |= attrs
+        with pytest.raises(CubeError, match=r"3 flag_values, . names and . flag_colors; expected one of each"):
+            plot(made)
     with pytest.raises(CubeError, match=r"13 pictures; a figure holds 1 to 12.*isel"):
         plot_cube(xr.concat([cube(times=1)] * 13, "time"))
     with pytest.raises(XgfmError, match="variable='crop'"):

@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
+from affine import Affine
 
+from xgfm.figures.origin import Origin, origin_of
 from xgfm.grid import geobox_of, with_grid
 
 if TYPE_CHECKING:
     import zarr
     from odc.geo.geobox import GeoBox
-
-_PASSED = ("original-", "open_dataset-", "xarray-", "getitem-")
-"""Beginnings of the names of Dask's layers that leave pixels as they are: opening, chunking and slicing."""
 
 
 def thinned(layer: xr.DataArray, pixels: int) -> xr.DataArray:
@@ -54,21 +53,25 @@ def strided(layer: xr.DataArray, pixels: int) -> xr.DataArray:
 
 def _overview(layer: xr.DataArray, pixels: int) -> xr.DataArray | None:
     """Return the part of an overview that shows a map; None where there is none for it."""
-    array = stored_array(layer)
-    if array is None:
+    origin = origin_of(layer)
+    if origin is None or layer.dims[-2:] != ("y", "x"):
         return None
-    folder, _, name = array.path.rpartition("/")
-    listed = _levels(array, folder)
+    folder, _, name = origin.array.path.rpartition("/")
+    levels = _levels(origin.array, folder)
     box = geobox_of(layer)
-    chosen = _choose(listed, box, pixels)
-    if chosen is None:
+    if len(levels) < 2 or not _where_it_was(origin, levels[0], box):
         return None
-    group = f"{folder}/{chosen}".strip("/")
+    group = f"{folder}/{_choose(levels, box, pixels)}".strip("/")
     level: xr.Dataset = xr.open_zarr(
-        array.store, group=group, mask_and_scale=False, decode_coords="all", consolidated=False, chunks=None
+        origin.array.store, group=group, mask_and_scale=False, decode_coords="all", consolidated=False, chunks=None
     )
-    cut = _cut(level[name], box)
-    return None if cut is None else _same_steps(cut, layer)
+    steps = [
+        first if dim not in layer.dims else slice(first, last + 1)
+        for dim, first, last in zip(level[name].dims, origin.first, origin.last, strict=True)
+    ][:-2]
+    cut = _cut(level[name], box).isel(dict(zip(level[name].dims, steps, strict=False)))
+    leading = {dim: layer.coords[dim].values for dim in layer.dims[:-2] if dim in layer.coords}
+    return cut.assign_coords(leading).assign_attrs(layer.attrs).rename(layer.name)
 
 
 def _levels(array: zarr.Array[Any], folder: str) -> list[Mapping[str, Any]]:
@@ -80,69 +83,34 @@ def _levels(array: zarr.Array[Any], folder: str) -> list[Mapping[str, Any]]:
     return list(found.get("layout", ())) if isinstance(found, Mapping) else []
 
 
-def _choose(levels: list[Mapping[str, Any]], box: GeoBox, pixels: int) -> str | None:
-    """Return the name of the finest level that shows the box in so many pixels, else of the coarsest one."""
-    width = abs(box.affine.a)
-    if len(levels) < 2 or not math.isclose(width, abs(levels[0]["spatial:transform"][0]), rel_tol=1e-9):
-        return None  # no overviews, or a stride is in the slices already
+def _where_it_was(origin: Origin, base: Mapping[str, Any], box: GeoBox) -> bool:
+    """Tell whether the coordinates of a map are those of the pixels that it is made of."""
+    width, _, left, _, height, top = base["spatial:transform"]
+    (row, column), (below, beside) = origin.first[-2:], (place + 1 for place in origin.last[-2:])
+    should = (left + column * width, top + below * height, left + beside * width, top + row * height)
+    tolerance = 1e-3 * abs(width)
+    return all(abs(a - b) < tolerance for a, b in zip(should, box.boundingbox.bbox, strict=True))
+
+
+def _choose(levels: list[Mapping[str, Any]], box: GeoBox, pixels: int) -> str:
+    """Return the name of the finest level that shows the box in so many cells, else of the coarsest one."""
     for level in levels[1:]:
-        factor = abs(level["spatial:transform"][0]) / width
-        if max(box.shape) / factor <= pixels:
+        rows, columns = _cells(Affine(*level["spatial:transform"]), box)
+        if max(rows.stop - rows.start, columns.stop - columns.start) <= pixels:
             break
     return str(level["asset"])
 
 
-def _cut(level: xr.DataArray, box: GeoBox) -> xr.DataArray | None:
+def _cells(transform: Affine, box: GeoBox) -> tuple[slice, slice]:
+    """Return the rows and columns of a grid that touch a box."""
+    edges = box.boundingbox
+    corners = [~transform * point for point in ((edges.left, edges.top), (edges.right, edges.bottom))]
+    (left, top), (right, bottom) = ((round(x, 6), round(y, 6)) for x, y in corners)
+    return slice(math.floor(top), math.ceil(bottom)), slice(math.floor(left), math.ceil(right))
+
+
+def _cut(level: xr.DataArray, box: GeoBox) -> xr.DataArray:
     """Return the cells of a level that touch a box."""
     whole = geobox_of(level)
-    edges = box.boundingbox
-    corners = [~whole.affine * point for point in ((edges.left, edges.top), (edges.right, edges.bottom))]
-    (left, top), (right, bottom) = ((round(x, 6), round(y, 6)) for x, y in corners)
-    rows, columns = whole.shape
-    if whole.crs != box.crs or min(left, top) < 0 or right > columns or bottom > rows:
-        return None
-    parts = {"y": slice(math.floor(top), math.ceil(bottom)), "x": slice(math.floor(left), math.ceil(right))}
-    return with_grid(level.isel(parts), whole[parts["y"], parts["x"]])
-
-
-def _same_steps(level: xr.DataArray, layer: xr.DataArray) -> xr.DataArray | None:
-    """Return a level at the times, or classes, of a map: None where they cannot be told by their coordinates."""
-    for dim in [d for d in level.dims if d not in ("y", "x")]:
-        if dim not in layer.coords or dim not in level.coords or not level.indexes[dim].is_unique:
-            return None
-        level = level.sel({dim: layer.coords[dim].values})
-    return level.assign_attrs(layer.attrs).rename(layer.name)
-
-
-# ---- where pixels come from
-
-
-def stored_array(layer: xr.DataArray) -> zarr.Array[Any] | None:
-    """Return the Zarr array that a lazy map is an untouched part of; None where it is anything else.
-
-    Parameters
-    ----------
-    layer : DataArray
-        From `xarray.open_zarr`, with or without Dask, whole or sliced.
-    """
-    import zarr
-
-    variable = layer.variable
-    if variable.chunks is not None:
-        inner = _from_graph(variable.data)
-    else:
-        inner = None if variable._in_memory else variable._data
-    while inner is not None and hasattr(inner, "array"):  # xarray's wrappers: caching, slicing, decoding
-        inner = inner.array
-    found = getattr(inner, "_array", None)
-    return found if isinstance(found, zarr.Array) else None
-
-
-def _from_graph(data: Any) -> Any:
-    """Return the only source of a Dask array that nothing but slices stands between."""
-    layers = data.__dask_graph__().layers
-    sources = [name for name in layers if name.startswith("original-")]
-    if len(sources) != 1 or not all(name.startswith(_PASSED) for name in layers):
-        return None
-    value = layers[sources[0]][sources[0]]
-    return getattr(value, "value", value)
+    rows, columns = _cells(whole.affine, box)
+    return with_grid(level.isel(y=rows, x=columns), whole[rows, columns])
