@@ -6,7 +6,7 @@ time, so that a running job can be watched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -78,27 +78,30 @@ class Blocks:
                 found[block.area][block.row, block.column] = outcome
         return found
 
-    def counts(self) -> dict[str, int]:
-        """Return how many blocks there are of each outcome."""
-        from xgfm.jobs.summary import OUTCOMES
-
-        total = sum(np.bincount(codes.ravel(), minlength=len(OUTCOMES)) for codes in self.outcomes().values())
-        return dict(zip(OUTCOMES, np.broadcast_to(total, len(OUTCOMES)).tolist(), strict=True))
-
     def geojson(self, degrees: Bounds) -> dict[str, Any]:
-        """Return the outlines of the blocks in a view, those outside of the region left out."""
+        """Return the outlines of the blocks in a view, those outside of the region left out; and `counts` of all."""
         found, features = self.outcomes(), []
         for area in self.plan.areas:
             codes, window = _window(area, found[area.name], degrees)
             merged = bool(np.count_nonzero(codes) > LISTED)
             features += [_feature(area, *run) for run in _runs(codes, window, merged=merged)]
-        return {"type": "FeatureCollection", "features": features}
+        return {"type": "FeatureCollection", "features": features, "counts": counts(found)}
 
     def reason(self, area: str, row: int, column: int) -> str | None:
         """Return why a block failed, in the words of its entry; None where it did not."""
         name = self.plan.area(area).at(row, column).id
         entry = next(Ledger(self._records).entries([name])) if name in Ledger(self._records).failed() else None
         return None if entry is None else entry.reason
+
+
+def counts(outcomes: Mapping[str, NDArray[np.uint8]]) -> list[dict[str, Any]]:
+    """Return how many blocks there are of each outcome, with its colour; not of those outside of the region."""
+    from xgfm.jobs.summary import OUTCOMES
+
+    total = sum((np.bincount(codes.ravel(), minlength=len(OUTCOMES)) for codes in outcomes.values()), start=0)
+    blocks = np.broadcast_to(total, len(OUTCOMES)).tolist()
+    named = [{"outcome": k, "blocks": n, "color": COLORS[k]} for k, n in zip(OUTCOMES, blocks, strict=True)]
+    return [each for each in named if each["outcome"] != "outside"]
 
 
 def _window(area: Area, codes: NDArray[np.uint8], degrees: Bounds) -> tuple[NDArray[np.uint8], tuple[int, int]]:

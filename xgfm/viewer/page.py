@@ -12,7 +12,7 @@ import numpy as np
 
 from xgfm.cf import CLASS_DIM
 from xgfm.grid import crs_name
-from xgfm.viewer.blocks import COLORS, Blocks
+from xgfm.viewer.blocks import Blocks, counts
 from xgfm.viewer.sheets import DEGREES, Sheet
 from xgfm.viewer.style import Layer, ramp
 from xgfm.viewer.tiles import Atlas
@@ -50,7 +50,7 @@ def describe(atlas: Atlas, blocks: Blocks | None) -> dict[str, Any]:
         "ramp": ["#" + "".join(f"{v:02x}" for v in color[:3]) for color in ramp()[::15].tolist()],
         "times": atlas.times(),
         "under": None if atlas.under is None else {"times": atlas.times(under=True), "least": atlas.under_least},
-        "blocks": None if blocks is None else _counts(blocks),
+        "blocks": None if blocks is None else counts(blocks.outcomes()),
     }
 
 
@@ -81,10 +81,6 @@ def class_names(atlas: Atlas, layer: Layer) -> list[str]:
     size = atlas.base.sizes[CLASS_DIM]
     legend = next((other.classes for other in atlas.layers.values() if len(other.classes) == size), ())
     return [c.name for c in legend] or [f"class {i}" for i in range(size)]
-
-
-def _counts(blocks: Blocks) -> list[dict[str, Any]]:
-    return [{"outcome": k, "blocks": n, "color": COLORS[k]} for k, n in blocks.counts().items() if k != "outside"]
 
 
 def value_at(atlas: Atlas, blocks: Blocks | None, lon: float, lat: float, *, time: int = 0) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 const at = (id) => document.getElementById(id);
 const MORE = 5; // zooms beyond the one where a pixel of the map is one of the screen
+const WATCH = 15000; // milliseconds after which a running job is looked at again
 
 function element(tag, text, parts = {}) {
   const made = Object.assign(document.createElement(tag), parts);
@@ -72,11 +73,7 @@ class Page {
   }
 
   fillBlocks(counts) {
-    at("block-legend").append(...counts.filter((each) => each.blocks).map((each) => {
-      const row = element("li");
-      row.append(this.swatch(each.color), `${each.outcome}: ${each.blocks.toLocaleString("en")}`);
-      return row;
-    }));
+    this.countBlocks(counts);
     this.blocks = L.geoJSON(null, {
       style: (feature) => ({ color: feature.properties.color, weight: 1.5, fillOpacity: 0.25 }),
       interactive: false,
@@ -86,6 +83,14 @@ class Page {
       else this.blocks.remove();
       this.drawBlocks();
     };
+  }
+
+  countBlocks(counts) {
+    at("block-legend").replaceChildren(...counts.filter((each) => each.blocks).map((each) => {
+      const row = element("li");
+      row.append(this.swatch(each.color), `${each.outcome}: ${each.blocks.toLocaleString("en")}`);
+      return row;
+    }));
   }
 
   chooseLayer() {
@@ -201,9 +206,15 @@ class Page {
   }
 
   async drawBlocks() {
+    clearTimeout(this.again);
     if (!at("blocks").checked) return;
     const found = await ask("blocks.json", { bbox: this.view() });
     this.blocks.clearLayers().addData(found);
+    this.countBlocks(found.counts);
+    // A job that is not through is watched.
+    const missing = found.counts.some((each) => each.outcome === "missing" && each.blocks);
+    clearTimeout(this.again);
+    if (missing) this.again = setTimeout(() => { this.redraw(); this.drawBlocks(); }, WATCH);
   }
 
   // ---- a click
