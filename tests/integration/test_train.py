@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from typer.testing import CliRunner
 
 import xgfm
 from xgfm.cli import app
-from xgfm.errors import LabelError, TrainError, WriteError
+from xgfm.errors import LabelError, Taken, TrainError, WriteError
 from xgfm.models.build import build_task
 from xgfm.models.folder import save_task
 from xgfm.models.handle import load_task
@@ -359,3 +361,27 @@ def test_fit_says_what_it_lacks(chips: Chips, tmp_path: Path) -> None:
         fit(chips, folder=tmp_path, base="scratch", ranks=2)
     with pytest.raises(TrainError, match="are given beside complete settings"):
         fit(settings(chips, tmp_path), lr=0.1)
+
+
+HOLD = """
+import sys
+from xgfm.store.lock import Holder
+from xgfm.store.objects import Objects
+with Holder(Objects(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_trains_in_a_folder(chips: Chips, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(Taken, match=rf"process {other.pid} on"):
+            run(settings(chips, folder))
+        assert not (folder / HISTORY).exists()
+        other.kill()
+    assert run(settings(chips, folder)).step  # the dead one of this machine is known to be dead

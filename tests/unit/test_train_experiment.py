@@ -121,16 +121,16 @@ def test_other_chips_are_another_study(chips: Chips, base: Path, tmp_path: Path)
 def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(
     chips: Chips, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = module.fit
+    train = module.unguarded
 
     def failing(settings: Any) -> Any:
         if settings.method == "frozen":
             raise TrainError("the loss of step 1 is nan")
-        return fit(settings)
+        return train(settings)
 
     spec = study(chips, base, tmp_path / "study", fractions=(1.0,))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", failing)
+        patch.setattr(module, "unguarded", failing)
         with pytest.warns(StudyWarning, match="1 of 2 runs failed"):
             result = experiment(spec)
     assert result.runs["method"].tolist() == ["scratch"]
@@ -147,7 +147,7 @@ def test_who_stops_a_run_stops_the_study(
     def stopped(settings: Any) -> Any:
         raise Stopped("stopped by SIGINT after step 1 of 2")
 
-    monkeypatch.setattr(module, "fit", stopped)
+    monkeypatch.setattr(module, "unguarded", stopped)
     with pytest.raises(Stopped, match="SIGINT"):
         experiment(study(chips, base, tmp_path / "study"))
     assert not records(tmp_path / "study")
@@ -156,7 +156,7 @@ def test_who_stops_a_run_stops_the_study(
 def test_a_mistake_in_code_is_not_hidden(
     chips: Chips, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "fit", lambda settings: {}["scores"])
+    monkeypatch.setattr(module, "unguarded", lambda settings: {}["scores"])
     with pytest.raises(KeyError):
         experiment(study(chips, base, tmp_path / "study"))
 

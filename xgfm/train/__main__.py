@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(path: str) -> None:
-    from xgfm.train.fit import run
+    from xgfm.train.fit import run, unguarded
     from xgfm.train.ranks import rendezvous
     from xgfm.train.settings import TrainSettings
     from xgfm.train.trainer import train
@@ -39,7 +39,8 @@ def _train(path: str) -> None:
     if place is not None and place.rank > 0:
         train(settings)
         return
-    result = run(settings)  # joins the others to train, and writes the finished task when they have left
+    # Joins the others to train, and writes the finished task when they have left.
+    result = (run if place is None else unguarded)(settings)
     print(f"task: {result.task}, best weights: step {result.step}", flush=True)
 
 

@@ -17,7 +17,8 @@ import xarray as xr
 from xgfm.errors import LabelError, TrainError
 from xgfm.models import registry
 from xgfm.models.spec import ModelSpec, TaskSpec, to_json
-from xgfm.store.objects import local_folder
+from xgfm.store.lock import Holder
+from xgfm.store.objects import Objects, local_folder
 from xgfm.train.chips import Chips, open_chips, write_chips
 from xgfm.train.finish import check_artifact, finish
 from xgfm.train.launch import launch, on_worker
@@ -83,6 +84,8 @@ def fit(
         Settings that do not fit each other or the chips, or a run that was stopped or went wrong: see `train`.
     LabelError
         Labels that do not fit the cube: see `write_chips`.
+    Taken
+        Another process trains in this folder.
 
     Examples
     --------
@@ -123,15 +126,32 @@ def run(settings: TrainSettings, *, client: Client | None = None, ranks: int = 1
         Complete.
     client, ranks
         As of `fit`.
+
+    Raises
+    ------
+    Taken
+        Another process trains in this folder.
     """
     if ranks > 1 and client is None:
         raise TrainError(f"ranks={ranks} needs client=, a Dask client with as many workers; or start it by torchrun")
-    check_artifact(settings)
+    check_artifact(settings)  # before there is a folder
     folder = Path(settings.folder).expanduser()
     if client is not None:  # workers may have been started elsewhere
         folder = folder.absolute()
         chips = str(local_folder(settings.chips) or settings.chips)
         settings = settings.model_copy(update={"folder": str(folder), "chips": chips})
+    folder.mkdir(parents=True, exist_ok=True)
+    with Holder(Objects(folder)):
+        return unguarded(settings, client=client, ranks=ranks)
+
+
+def unguarded(settings: TrainSettings, *, client: Client | None = None, ranks: int = 1) -> TrainResult:
+    """Do as `run`, for launchers that see to it themselves that nobody else trains in the folder.
+
+    Started again on another node, their runs must not wait until their dead selves are known to be dead.
+    """
+    check_artifact(settings)
+    folder = Path(settings.folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     settings.write(folder / SETTINGS)
     trained = train(settings) if client is None else launch(settings, client, ranks)
