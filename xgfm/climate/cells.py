@@ -188,9 +188,15 @@ class Places:
     def strip(self, top: int, bottom: int) -> Strip:
         """Return the places of some rows."""
         rows, columns = np.arange(top, bottom + 1.0), np.arange(self.columns[0], self.columns[1] + 1.0)
+        middles = rows[:-1] + 0.5, columns[:-1] + 0.5
         corners = {crs: surface(rows, columns) for crs, surface in self.surfaces.items()}
-        area = self.area(rows[:-1] + 0.5, columns[:-1] + 0.5)[0]
-        return Strip(self, corners, area)
+        cell = self.cell(corners)
+        own = cell[:-1, :-1]
+        edge = (own != cell[:-1, 1:]) | (own != cell[1:, :-1]) | (own != cell[1:, 1:])
+        if self.ownership is not None:
+            # Maps end where pixels do: corners may fall on either side, and what is left to a map be one pixel wide.
+            edge |= own != self.cell({crs: surface(*middles) for crs, surface in self.surfaces.items()})
+        return Strip(self, corners, np.where(edge, -1, own), np.flatnonzero(edge), self.area(*middles)[0])
 
     def cell(self, at: dict[str, Array]) -> Array:
         """Return the number of the cell of each place; -1 off the grid, off the Earth, or where another map counts."""
@@ -245,16 +251,12 @@ _WEIGHTS = np.stack([r * c for r in (1 - _DOWN, _DOWN) for c in (1 - _ACROSS, _A
 class Strip:
     """Some rows of a block: the cell of each pixel, or of parts of it, and its area."""
 
-    def __init__(self, places: Places, corners: dict[str, Array], area: Array) -> None:
-        cell = places.cell(corners)
-        own = cell[:-1, :-1]
-        edge = (own != cell[:-1, 1:]) | (own != cell[1:, :-1]) | (own != cell[1:, 1:])
+    def __init__(self, places: Places, corners: dict[str, Array], own: Array, edge: Array, area: Array) -> None:
         self.area = np.where(np.isfinite(area), area, 0.0)
-        self.inner, self.number = _renumbered(np.where(edge, -1, own))
-        self.edge = np.flatnonzero(edge)
-        self.parts = (
-            places.cell(_between(corners, *np.nonzero(edge))) if len(self.edge) else np.empty((0, PARTS), "int64")
-        )
+        self.inner, self.number = _renumbered(own)
+        self.edge = edge
+        parted = _between(corners, *np.divmod(edge, own.shape[1]))
+        self.parts = places.cell(parted) if len(edge) else np.empty((0, PARTS), "int64")
 
     def sums(self, numbers: Array, share: Array | None, recipe: Recipe) -> Iterator[Partial]:
         """Yield the sums of pixels within cells, and of those on edges, given the class of each pixel."""
