@@ -2,9 +2,9 @@
 
 The bundled task maps simulated seasons that it was not trained on, the same land under other climates, and the same
 images with bands or dates in another order. Printed are: how well ``out_of_domain``, and doubt (1 - confidence) beside
-it, tell patches, and means over 2 km, of these from held-out ones (area under the ROC curve, 0.5 is chance; intervals of 95 %
-from redrawing seasons); what is flagged at two thresholds, and how right the map is there and elsewhere; and the
-calibration error before and after a temperature. Draws these. ``--choices`` compares ways to measure the distance.
+it, tell patches, and means over 2 km, of these from held-out ones (area under the ROC curve, 0.5 is chance; intervals
+of 95 % from redrawing seasons); what is flagged at two thresholds, and how right the map is there and elsewhere; and
+the calibration error before and after a temperature. Draws these. ``--choices`` compares ways to measure the distance.
 """
 
 from __future__ import annotations
