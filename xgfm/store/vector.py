@@ -231,16 +231,11 @@ def _write(
 
     fields = [("class", pa.uint8()), ("class_name", pa.string()), ("area", pa.float64())]
     fields += [("confidence", pa.float32())] if with_confidence else []
-    schema = pa.schema([*fields, ("geometry", pa.binary())])
-    bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+    schema = pa.schema([*fields, ("geometry", pa.binary())], metadata={"geo": json.dumps(_geo(geobox))})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for regions in found:
-            shapes = _placed(regions.shapes, geobox)
-            if len(shapes):
-                extent = shapely.total_bounds(shapes)
-                bounds = np.array([*np.minimum(bounds, extent)[:2], *np.maximum(bounds, extent)[2:]])
-                writer.write_table(_table(regions, shapes, names, schema))
-        writer.add_key_value_metadata({"geo": json.dumps(_geo(geobox, bounds))})
+            if len(regions.shapes):
+                writer.write_table(_table(regions, _placed(regions.shapes, geobox), names, schema))
 
 
 def _placed(shapes: np.ndarray, geobox: GeoBox) -> np.ndarray:
@@ -263,14 +258,12 @@ def _table(regions: Regions, shapes: np.ndarray, names: dict[int, str], schema: 
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def _geo(geobox: GeoBox, bounds: np.ndarray) -> dict[str, Any]:
-    """Return what GeoParquet wants to know of the file."""
-    column: dict[str, Any] = {
+def _geo(geobox: GeoBox) -> dict[str, Any]:
+    """Return what GeoParquet wants to know of the file; the extent, which is known at the end only, may be left out."""
+    column = {
         "encoding": "WKB",
         "geometry_types": ["Polygon"],
         "crs": geobox.crs.proj.to_json_dict(),  # type: ignore[union-attr]
         "edges": "planar",
     }
-    if np.isfinite(bounds).all():
-        column["bbox"] = bounds.tolist()
     return {"version": VERSION, "primary_column": "geometry", "columns": {"geometry": column}}
