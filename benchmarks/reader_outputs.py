@@ -26,7 +26,7 @@ from xgfm.models.published import MODELS
 from xgfm.store.netcdf import to_netcdf
 from xgfm.store.overviews import coarser
 
-SIZE = 256
+SIZE = 128
 """Rows and columns of the season."""
 CELL = 0.01
 GRID = f"{CELL}deg"
@@ -52,11 +52,11 @@ class Output:
 
 def make(folder: Path) -> list[Output]:
     """Write one of each output."""
-    season = simulate_season(folder / "season", seed=7, shape=(SIZE, SIZE))
+    season = simulate_season(folder / "season", seed=7, shape=(SIZE, SIZE), granules=8)
     frames = (
-        composite(open_items(load_items(season.items), geobox=season.geobox, chunks=128), 3)
+        composite(open_items(load_items(season.items), geobox=season.geobox, chunks=64), 3)
         .compute()
-        .chunk({"y": 128, "x": 128})
+        .chunk({"y": 64, "x": 64})
     )
     result = xgfm.predict(frames, "crop-demo", return_=list(LAYERS))
     known = result.compute()
@@ -74,8 +74,8 @@ def _grid_values(known: xr.Dataset, variable: str) -> dict[str, Any]:
 
 
 def _maps(folder: Path, result: xr.Dataset, known: xr.Dataset) -> list[Output]:
-    sharded = xgfm.to_zarr(result, folder / "map.zarr", chunk=64, shard=128)
-    plain = xgfm.to_zarr(result, folder / "plain.zarr", chunk=128, shard=128)
+    sharded = xgfm.to_zarr(result, folder / "map.zarr", chunk=32, shard=64)
+    plain = xgfm.to_zarr(result, folder / "plain.zarr", chunk=64, shard=64)
     cog = xgfm.to_cog(result, folder / "map.tif")
     netcdf = to_netcdf(result, folder / "map.nc")
     classes, probability = (_grid_values(known, name) for name in ("crop_demo", "probability"))
@@ -118,8 +118,8 @@ def _job(folder: Path, season: Season) -> list[Output]:
         store=str(store),
         catalog=str(season.items),
         grid={"crs": "EPSG:5070", "resolution": 30},
-        block=256,
-        chunk=64,
+        block=128,
+        chunk=32,
         overviews=True,
     )
     job = open_job(spec)
