@@ -11,13 +11,16 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
-from xgfm.errors import GridError
+import numpy as np
+
+from xgfm.errors import GridError, LabelError
+from xgfm.palette import class_colors
 
 if TYPE_CHECKING:
-    import numpy as np
     import xarray as xr
 
     from xgfm.models.spec import ClassInfo, TaskSpec
@@ -103,6 +106,53 @@ def class_flags(classes: Iterable[ClassInfo]) -> dict[str, Any]:
         "flag_colors": " ".join(c.color for c in infos),
         "class_names": names,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One class of a map, as its attributes name it."""
+
+    number: int
+    word: str
+    """As CF writes it: one word."""
+    name: str
+    """As people write it."""
+    color: str
+    """``#rrggbb``."""
+
+
+def flags_of(layer: xr.DataArray) -> tuple[Flag, ...]:
+    """Return the classes of a map, by its attributes; none where it has no ``flag_values``.
+
+    Parameters
+    ----------
+    layer : DataArray
+        With ``flag_values`` and ``flag_meanings``; where there are none, ``class_names`` are the words with blanks and
+        ``flag_colors`` those of the palette. 255 may be explained as a flag, and is no class all the same.
+
+    Raises
+    ------
+    LabelError
+        Where there are not as many names or colours as values, or values that are no class codes.
+    """
+    attrs = layer.attrs
+    if "flag_values" not in attrs:
+        return ()
+    numbers = [int(number) for number in np.atleast_1d(attrs["flag_values"])]
+    words = str(attrs.get("flag_meanings", "")).split()
+    names = [str(n) for n in np.atleast_1d(attrs.get("class_names", [word.replace("_", " ") for word in words]))]
+    colors = str(attrs.get("flag_colors", "")).split() or class_colors(len(numbers))
+    if not len(numbers) == len(words) == len(names) == len(colors):
+        raise LabelError(
+            f"{layer.name!r} has {len(numbers)} flag_values, {len(words)} flag_meanings, {len(names)} class_names and "
+            f"{len(colors)} flag_colors; expected one of each for every class, see its attrs"
+        )
+    if len(set(numbers)) < len(numbers) or not all(0 <= number <= NODATA for number in numbers):
+        raise LabelError(
+            f"flag_values {numbers} of {layer.name!r} are no class codes; expected distinct ones, 0 to {NODATA - 1}"
+        )
+    flags = zip(numbers, words, names, colors, strict=True)
+    return tuple(Flag(*flag) for flag in flags if flag[0] != NODATA)
 
 
 def axis_attrs(axis: str, *, geographic: bool) -> dict[str, str]:

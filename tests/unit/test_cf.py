@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from results import DEGREES, NORTH, pixels, result, spec
 
 from xgfm import cf
-from xgfm.errors import GridError
+from xgfm.cf import Flag, class_flags, flags_of
+from xgfm.errors import GridError, LabelError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.models.spec import ClassInfo
 
@@ -146,3 +147,35 @@ def test_a_grid_is_needed_and_has_to_fit() -> None:
 def test_classes_are_all_there() -> None:
     many = spec(classes=tuple(ClassInfo(f"class {i}", "#000000") for i in range(255)))
     assert cf.class_attrs(many)["flag_values"] == list(range(255))  # 255 is free for nodata
+
+
+def test_flags_are_read_as_they_were_written() -> None:
+    classes = [ClassInfo("Winter wheat", "#aa0000"), ClassInfo("Étang", "#0000aa")]
+    layer = xr.DataArray(np.zeros((2, 2), "uint8"), dims=("y", "x"), attrs=class_flags(classes))
+    assert flags_of(layer) == (
+        Flag(0, "winter_wheat", "Winter wheat", "#aa0000"),
+        Flag(1, "etang", "Étang", "#0000aa"),
+    )
+
+
+def test_flags_of_others_are_read_with_colours_of_the_palette() -> None:
+    attrs = {"flag_values": np.array([3, 255, 7], "uint8"), "flag_meanings": "open_water unknown burnt"}
+    first, second = flags_of(xr.DataArray(0, attrs=attrs))
+    assert (first.number, first.name, second.number, second.name) == (3, "open water", 7, "burnt")
+    assert first.color != second.color
+    assert flags_of(xr.DataArray(0)) == ()
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"flag_values": [0, 1], "flag_meanings": "corn"},
+        {"flag_values": [0, 1], "flag_meanings": "corn wheat", "flag_colors": "#000000"},
+        {"flag_values": [0, 1], "flag_meanings": "corn wheat", "class_names": ["corn"]},
+        {"flag_values": [1, 1], "flag_meanings": "corn wheat"},
+        {"flag_values": [0, 256], "flag_meanings": "corn wheat"},
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(attrs: dict[str, object]) -> None:
+    with pytest.raises(LabelError, match="flag_values"):
+        flags_of(xr.DataArray(0, name="map", attrs=attrs))
