@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
-import shapely.geometry
+import shapely.geometry.polygon
 import xarray as xr
 
 from xgfm.cf import NODATA, frames_of
@@ -205,10 +205,13 @@ def _from_attrs(identity: str, store: str, home: Path) -> pystac.Item:
 
 
 def _outline(box: GeoBox) -> shapely.Geometry:
-    """Return a grid's extent in degrees, to a metre, cut at the antimeridian."""
+    """Return a grid's extent in degrees, to a metre, cut at the antimeridian, outer rings against the clock."""
     sides = box.boundingbox
     bent = box.extent.to_crs("EPSG:4326", resolution=max(sides.span_x, sides.span_y) / _PARTS, wrapdateline=True)
-    return shapely.set_precision(bent.geom, _DIGITS)
+    parts = [
+        shapely.geometry.polygon.orient(part) for part in shapely.get_parts(shapely.set_precision(bent.geom, _DIGITS))
+    ]
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
 def _opened(store: str) -> xr.Dataset:
