@@ -31,7 +31,7 @@ Result = xr.Dataset | xr.DataArray | str | PathLike[str]
 RECORDS, WHOLE = ".job", "item.json"
 """What a job adds to its store's name for its records, and the record of a whole result."""
 _BLOCK = 1024
-"""Rows and columns of a block of a map in memory."""
+"""Least rows and columns of a block of a map that does not come in blocks: of a store, whole shards."""
 _FACTS = (
     "title", "task", "model", "weights_digest", "attribution", "demonstration", "simulated", "xgfm_version",
     "temperature",
@@ -112,7 +112,7 @@ def _opened(name: str, made: Result) -> dict[str, Any]:
     import zarr
 
     store = zarr_store(made)
-    options: dict[str, Any] = {"mask_and_scale": False, "chunks": {}, "decode_coords": "all", "consolidated": False}
+    options: dict[str, Any] = {"mask_and_scale": False, "chunks": None, "decode_coords": "all", "consolidated": False}
     root = xr.open_zarr(store, **options)
     if root.data_vars:
         return {name: root}
@@ -155,11 +155,18 @@ def class_map(name: str, made: xr.Dataset | xr.DataArray) -> ClassMap:
     if lead not in ([], ["time"]):
         raise CubeError(f"the map {variable!r} has dims {codes.dims}; expected (y, x) or (time, y, x)")
     codes = codes if lead else codes.expand_dims("time")
-    lazy = codes.data if codes.chunks else codes.chunk({"time": 1, "y": _BLOCK, "x": _BLOCK}).data
+    lazy = codes.data if codes.chunks else codes.chunk(_blocks(codes)).data
     times, bounds = times_of(dataset, codes.sizes["time"])
     attrs = {n: dataset.attrs[n] for n in _FACTS if n in dataset.attrs}
     attrs |= {n: codes.attrs[n] for n in ("long_name", "comment") if n in codes.attrs}
     return ClassMap(variable, box, legend, lazy, _share(dataset, legend, lazy), times, bounds, attrs)
+
+
+def _blocks(codes: xr.DataArray) -> dict[str, int]:
+    """Return the blocks that a map without Dask's is read in: whole shards, or chunks, of its store."""
+    stored = codes.encoding.get("shards") or codes.encoding.get("chunks") or (1, 1)
+    sides = ((n, side * max(_BLOCK // side, 1)) for n, side in zip(("y", "x"), stored[-2:], strict=True))
+    return {"time": 1, **dict(sides)}
 
 
 def _box(codes: xr.DataArray, dataset: xr.Dataset, name: str) -> GeoBox:
