@@ -317,6 +317,25 @@ def test_true_colours_come_from_a_store_as_well(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1]
 
 
+def test_classes_without_a_colour_get_one_and_texts_are_no_colours() -> None:
+    mapped = result()
+    mapped.crop_v1_0.attrs["flag_colors"] = "#112233 url(//x) #445566"
+    drawn = [c.color for c in Atlas(mapped).layers["crop_v1_0"].classes]
+    assert (drawn[0], drawn[2]) == ("#112233", "#445566")
+    del mapped.crop_v1_0.attrs["flag_colors"]
+    spare = [c.color for c in Atlas(mapped).layers["crop_v1_0"].classes]
+    assert drawn[1] == spare[1]
+    assert len(set(spare)) == 3
+
+
+def test_a_store_of_zarr_v2_can_be_looked_at(tmp_path: Path) -> None:
+    plain = result().compute()
+    for variable in plain.variables.values():
+        variable.encoding = {}
+    plain.to_zarr(tmp_path / "old.zarr", zarr_format=2)
+    assert value_at(Atlas(tmp_path / "old.zarr"), None, *middle(NORTH)) == value_at(Atlas(plain), None, *middle(NORTH))
+
+
 # ---- what is refused
 
 

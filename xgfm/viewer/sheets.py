@@ -144,7 +144,12 @@ def _groups(store: Store, name: str) -> list[str]:
 
 
 def _gridded(group: Any) -> bool:
-    return any(tuple(array.metadata.dimension_names or ())[-2:] == ("y", "x") for _, array in group.arrays())
+    return any(_dims(array)[-2:] == ("y", "x") for _, array in group.arrays())
+
+
+def _dims(array: Any) -> tuple[str, ...]:
+    """Names of an array's dimensions, of Zarr v3 or as xarray writes them into v2."""
+    return tuple(getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS", ()))
 
 
 def _sheet(store: Store, group: str) -> Sheet:

@@ -5,6 +5,7 @@ In: the Dataset of a sheet. Out: a `Layer` for each variable on the grid, and RG
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5
 """Of numbers, from low to high."""
 SPARE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """For classes without a colour: Paul Tol's bright scheme, told apart by the colour-blind."""
+_COLOR = re.compile("#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def legend_of(attrs: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
         return ()
     values = [int(v) for v in np.atleast_1d(attrs["flag_values"])]
     names = attrs.get("class_names") or [w.replace("_", " ") for w in attrs["flag_meanings"].split()]
-    colors = str(attrs.get("flag_colors", "")).split() or [SPARE[i % len(SPARE)] for i in range(len(values))]
+    given = dict(enumerate(str(attrs.get("flag_colors", "")).split()))
+    spare = (SPARE[i % len(SPARE)] for i in range(len(values)))
+    colors = [given[i] if _COLOR.fullmatch(given.get(i, "")) else other for i, other in enumerate(spare)]
     return tuple(ClassInfo(v, str(n), c) for v, n, c in zip(values, np.atleast_1d(names), colors, strict=True))
 
 

@@ -3,9 +3,9 @@
 In: an `Atlas` of a store, and bounds. Out: pixels of one layer on the picture's own grid, read from the level that fits
 and warped by GDAL, nearest neighbour; no read is larger than `MOST` pixels.
 
-Readers of tile servers were tried first. rio-tiler's `GroupReader` of Zarr pyramids lays tiles on whole pixels of the
-map, which moves classes by up to a pixel of it; its `XarrayReader` knows no overviews, and its interpreted code, which
-threads do not share, takes several times as long as the read and the warp (benchmarks/viewer.py).
+Readers of tile servers were tried first. Those of rio-tiler for Zarr lay tiles on whole pixels of the map, which moves
+classes by up to a pixel of it; its `XarrayReader` knows no overviews, and its interpreted code, which holds up other
+threads, takes several times as long as the read and the warp (benchmarks/viewer.py).
 """
 
 from __future__ import annotations
