@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from html import escape
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from xgfm.errors import MissingExtraError
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SWATCH = "display:inline-block;width:0.8em;height:0.8em;border:1px solid #666;margin:0 0.3em 0 0.8em;background:"
+_LEFT = "text-align:left;padding:0.1em 1em 0.1em 0"
 
 
 # ---- tables
@@ -51,7 +51,7 @@ def table(rows: Iterable[Sequence[object]], *, head: Sequence[object] = (), titl
         What stands above.
     """
     caption = f'<caption style="text-align:left;font-weight:bold">{escape(title)}</caption>' if title else ""
-    names = "".join(f'<th style="text-align:left">{_shown(cell)}</th>' for cell in head)
+    names = "".join(f'<th style="{_LEFT}">{_shown(cell)}</th>' for cell in head)
     body = "".join(_line(row) for row in rows)
     return _Html(f"<table>{caption}{f'<tr>{names}</tr>' if names else ''}{body}</table>")
 
@@ -80,8 +80,8 @@ class _Html(str):
 
 def _line(row: Sequence[object]) -> str:
     first, *others = (_shown(cell) for cell in row)
-    cells = "".join(f'<td style="text-align:left">{cell}</td>' for cell in others)
-    return f'<tr><th style="text-align:left">{first}</th>{cells}</tr>'
+    cells = "".join(f'<td style="{_LEFT}">{cell}</td>' for cell in others)
+    return f'<tr><th style="{_LEFT}">{first}</th>{cells}</tr>'
 
 
 def _shown(cell: object) -> str:
@@ -121,7 +121,7 @@ def subplots(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, A
     backend = plt.get_backend().lower()
     if "inline" in backend:
         # As the value of a cell it would be shown twice: by the cell, and by pyplot at its end.
-        figure._ipython_display_ = partial(_show_once, figure)
+        figure._repr_mimebundle_ = partial(_take, figure)
     elif backend in _windowless():
         plt.close(figure)
     return figure, axes
@@ -134,11 +134,9 @@ def _windowless() -> list[str]:
     return [name.lower() for name in names]
 
 
-def _show_once(figure: Any) -> None:
-    """Show a figure in a notebook, by the formats that its user has set, and take it from pyplot."""
+def _take(figure: Any, **asked: Any) -> dict[str, Any]:  # noqa: ARG001 - as IPython calls it
+    """Take a figure from pyplot, since it is about to be shown; its picture comes from matplotlib's own formats."""
     import matplotlib.pyplot as plt
 
-    display = import_module("IPython.display").display  # there, since a notebook asks
-    del figure._ipython_display_  # from now on a value like any other figure
     plt.close(figure)
-    display(figure)
+    return {}

@@ -227,7 +227,7 @@ def test_a_large_store_is_drawn_from_its_overview(tmp_path: Path) -> None:
     axis = plot(xr.open_zarr(store, decode_coords="all"), pixels=110).axes[0]
     level = xr.open_zarr(store, group="overviews/4", mask_and_scale=False).crop_v1_0
     np.testing.assert_allclose(np.asarray(axis.images[0].get_array()), expected(level.values))
-    left, right, bottom, top = axis.images[0].get_extent()
+    left, right, _, top = axis.images[0].get_extent()
     edges = box.boundingbox
     assert (left, top) == pytest.approx((edges.left / 1000, edges.top / 1000))
     assert 0 <= right - edges.right / 1000 < 0.12  # the last cell reaches beyond the edge

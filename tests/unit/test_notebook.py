@@ -138,6 +138,7 @@ def test_a_notebook_shows_each_figure_once(tmp_path: Path) -> None:
         "figure, axis = subplots(); plt.show()",
         "figure, axis = subplots(); figure",
         "subplots(); subplots()[0]",
+        "from IPython.core.formatters import format_display_data as f\nlen(f(subplots()[0])[0]['image/png'])",
         "len(plt.get_fignums())",
     ]
     notebook = nbformat.v4.new_notebook(
@@ -145,7 +146,7 @@ def test_a_notebook_shows_each_figure_once(tmp_path: Path) -> None:
     )
     client.NotebookClient(notebook, timeout=60, kernel_name="python3", cwd=str(tmp_path)).execute()
     pictures = [sum("image/png" in o.get("data", {}) for o in cell.outputs) for cell in notebook.cells[1:-1]]
-    assert pictures == [1, 1, 1, 1, 1, 2]
+    assert pictures == [1, 1, 1, 1, 1, 2, 0]  # the last one was kept for later, as other tools do
     assert notebook.cells[-1].outputs[0]["data"]["text/plain"] == "0"
 
 

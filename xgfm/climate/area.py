@@ -70,8 +70,8 @@ class AreaEstimate:
     def _repr_html_(self) -> str:
         f = self.factor
         rows = [
-            (name, *(f"{v:.4g} ± {f * e:.2g}" for v, e in zip(values[::2], values[1::2], strict=True)))
-            for name, *values in zip(
+            (name, f"{area:,.4g} ± {f * error:,.2g}", f"{u:.2f} ± {f * ue:.2f}", f"{p:.2f} ± {f * pe:.2f}")
+            for name, area, error, u, ue, p, pe in zip(
                 self.classes, self.area, self.area_error, self.users, self.users_error, self.producers,
                 self.producers_error, strict=True,
             )
