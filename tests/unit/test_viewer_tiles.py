@@ -250,8 +250,13 @@ def test_areas_of_classes_are_those_of_their_pixels() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(box=st.sampled_from([NORTH, SOUTH, DEGREES, LAEA]), row=st.floats(0.1, 69.9), column=st.floats(0.1, 59.9))
-def test_a_click_gives_what_the_array_holds(box: GeoBox, row: float, column: float) -> None:
+@given(
+    box=st.sampled_from([NORTH, SOUTH, DEGREES, LAEA]),
+    pixel=st.tuples(st.integers(0, 69), st.integers(0, 59)),
+    inside=st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)),
+)
+def test_a_click_gives_what_the_array_holds(box: GeoBox, pixel: tuple[int, int], inside: tuple[float, float]) -> None:
+    row, column = (at + part for at, part in zip(pixel, inside, strict=True))
     mapped = result(box, probability=True)
     there = Transformer.from_crs(box.crs.epsg, 4326, always_xy=True)
     lon, lat = there.transform(*(box.affine * (column, row)))
