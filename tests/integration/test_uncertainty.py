@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -150,24 +149,6 @@ def test_fit_of_a_task_without_an_encoder_leaves_none(tmp_path: Path) -> None:
     base = {"kind": "task", "spec": to_json(record)}
     result = fit(chips, folder=tmp_path / "run", base=base, task="plain", epochs=1, batch_size=4, device="cpu")
     assert load_task(result.task).domain == ""
-
-
-def test_domain_goes_to_the_hub_with_the_task(trained: Path) -> None:
-    from xgfm.train.artifact import push
-
-    class Api:
-        allowed: Any = ()
-
-        def create_repo(self, *_: Any, **__: Any) -> None:
-            pass
-
-        def upload_folder(self, *, allow_patterns: list[str], **_: Any) -> str:
-            self.allowed = allow_patterns
-            return "done"
-
-    api = Api()
-    push(trained, "me/fields", api=api)
-    assert "domain.safetensors" in api.allowed
 
 
 # ---- areas

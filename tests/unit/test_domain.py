@@ -24,9 +24,12 @@ from xgfm.models.domain import Domain, encoder_in, enlarged, load_domain, save_d
 from xgfm.models.folder import add_domain, save_task
 from xgfm.models.handle import load_task, register_task
 from xgfm.models.spec import TaskSpec
+from xgfm.train import domain as domain_module
 from xgfm.train.chips import Chips, write_chips
 from xgfm.train.domain import _normal, fit_domain, shrunk_covariance
+from xgfm.train.passes import Passes
 
+LAYER = 2
 UNET = {"family": "unet", "widths": [4, 8]}
 PROBE = {"family": "probe", "head": "linear", "layer": 1}
 FAMILIES: dict[str, TaskSpec] = {
@@ -226,7 +229,7 @@ def test_file_that_is_no_domain_is_refused(tmp_path: Path, content: bytes | None
 
     path = tmp_path / "domain.safetensors"
     if content is None:
-        save_file({"x": torch.zeros(2)}, path, metadata={"layer": "0"})
+        save_file({"x": torch.zeros(2)}, path, metadata={"xgfm": "{}"})
     else:
         path.write_bytes(content)
     (tmp_path / "model.safetensors").touch()
@@ -309,6 +312,28 @@ def test_training_chips_are_parted_where_none_are_held_out(tmp_path: Path, folde
     chips = write_chips(cube, label, tmp_path / "chips.zarr", plan, size=SIZE)
     domain = fit_domain(folder, chips).load_domain()
     assert bool((domain.nearer > 0).all())
+
+
+def test_more_patches_than_are_kept_are_drawn_from(folder: Path, chips: Chips, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = load_task(folder)
+    passes = Passes(handle.load(), handle.spec, chips, "cpu")
+    everything = domain_module._features(passes, LAYER, chips.indexes("train"), 0)
+    monkeypatch.setattr(domain_module, "_PATCHES", 9)
+    monkeypatch.setattr(domain_module, "_AT_ONCE", 1)  # so that there is something to drop on the way
+    some, others = (domain_module._features(passes, LAYER, chips.indexes("train"), seed) for seed in (0, 1))
+    assert some.shape == others.shape == (9, FRAMES, 32)
+    assert not np.array_equal(some, others)
+    away = np.abs(some[:, None] - everything[None]).max((2, 3))
+    assert (away.min(1) < 1e-4).all()  # each is one of all
+    assert len(set(away.argmin(1))) == 9
+
+
+def test_chips_of_one_place_are_refused(tmp_path: Path, folder: Path) -> None:
+    cube, label = field()
+    plan = plan_of(label).assign(split="train", group=0)
+    chips = write_chips(cube, label, tmp_path / "chips.zarr", plan, size=SIZE)
+    with pytest.raises(TrainError, match="of one place only; cut more chips, with a validation split"):
+        fit_domain(folder, chips)
 
 
 def test_task_without_a_folder_of_its_own_is_written_into_one(tmp_path: Path, chips: Chips) -> None:

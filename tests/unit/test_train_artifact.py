@@ -22,6 +22,7 @@ from stac_checks import check_model
 
 from xgfm.errors import CheckpointError, MissingExtraError, TaskError
 from xgfm.models.build import build_task
+from xgfm.models.domain import Domain
 from xgfm.models.folder import save_model, save_task
 from xgfm.models.handle import load_task
 from xgfm.models.registry import find
@@ -285,6 +286,17 @@ def test_writing_again_leaves_no_papers_of_other_weights(tmp_path: Path, monkeyp
 
 
 # ---- the Hub
+
+
+def test_pushed_task_takes_its_training_set_along(tmp_path: Path, hub: Hub) -> None:
+    known = Domain(1, torch.randn(3, 32), torch.randn(3, 32, 32), torch.linspace(0, 2, 11))
+    folder, _ = written(tmp_path / "task", domain=known)
+    push(folder, "me/my-task", api=HfApi(endpoint=hub.url, token="hf_test"))
+    again = load_task("me/my-task").load_domain()
+    assert torch.equal(again.whiten, known.whiten)
+    (folder / "domain.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"domain\.safetensors has SHA-256"):
+        push(folder, "me/my-task", api=HfApi(endpoint=hub.url, token="hf_test"))
 
 
 def test_pushed_task_comes_back_equal(tmp_path: Path, hub: Hub) -> None:

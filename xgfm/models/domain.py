@@ -10,6 +10,7 @@ framework for detecting out-of-distribution samples and adversarial attacks", wi
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,8 @@ from xgfm.models import fetch
 from xgfm.models.prithvi import PrithviEncoder
 from xgfm.models.quirks import Resized
 
+_ABOUT = "xgfm"
+"""Name of the entry of a file's header that says of which block and of which weights it is, as JSON."""
 _LOADED: dict[tuple[str, str], Domain] = {}
 _LOCK = threading.Lock()
 
@@ -122,7 +125,8 @@ def save_domain(domain: Domain, path: Path, weights: str) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: getattr(domain, name).detach().cpu().contiguous() for name in _TENSORS}
-    save_file(tensors, path, metadata={"layer": str(domain.layer), "weights": weights})
+    # One entry: safetensors writes several in any order, and the same domain would have many digests.
+    save_file(tensors, path, metadata={_ABOUT: json.dumps({"layer": domain.layer, "weights": weights})})
 
 
 def load_domain(source: str, digest: str, weights: str, device: str) -> Domain:
@@ -155,10 +159,10 @@ def _read(path: Path, weights: str) -> Domain:
 
     try:
         with safe_open(path, "pt") as file:
-            about: dict[str, Any] = file.metadata() or {}
+            about: dict[str, Any] = json.loads((file.metadata() or {})[_ABOUT])
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
             domain = Domain(int(about["layer"]), **tensors)
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path.name} is no readable domain ({error}); fit it again: xgfm.fit_domain") from error
     if about.get("weights") != weights:
         raise CheckpointError(

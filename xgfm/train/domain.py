@@ -41,7 +41,9 @@ _DEPTH = 3 / 4
 _CHIPS = 256
 """Of each split, drawn at random: neighbouring patches say much the same."""
 _PATCHES = 10_000
-"""Of each split; of the largest encoders 120 MB."""
+"""Of each split; of three frames of the 300M encoders 120 MB."""
+_FEWEST = 2
+"""Patches of a split: no spread is known of one."""
 _LEVELS = 1001
 """Distances of held-out patches that are kept, evenly spaced from the nearest to the farthest."""
 _AT_ONCE = 8
@@ -96,11 +98,17 @@ def fit_domain(
     data = chips if isinstance(chips, Chips) else open_chips(chips)
     where = pick(device)
     _check(handle.spec, data)
-    domain = domain_of(Passes(handle.load(where), handle.spec, data, where), seed)
-    if domain is None:
+    module = handle.load(where)
+    if encoder_in(module) is None:
         raise TaskError(
             f"task {handle.spec.name!r} has no Prithvi-shaped encoder whose features could be compared (it is a U-Net "
             "or a module of your own); fine-tune an encoder: xgfm.fit(chips, base=...)"
+        )
+    domain = domain_of(Passes(module, handle.spec, data, where), seed)
+    if domain is None:
+        raise TrainError(
+            f"{data} hold too few patches with data, or of one place only; cut more chips, with a validation split: "
+            "write_chips(..., shares=)"
         )
     if folder is not None:
         return load_task(save_task(handle.load(), handle.spec, folder, domain=domain))
@@ -110,17 +118,14 @@ def fit_domain(
 
 
 def domain_of(passes: Passes, seed: int = 0) -> Domain | None:
-    """Return the domain of a module and its chips; None where the module has no encoder."""
-    encoder = encoder_in(passes.module)
-    if encoder is None:
-        return None
+    """Return the domain of a module and its chips; None without an encoder, or with too few patches to compare."""
     training, held_out = _splits(passes.chips, seed)
+    if encoder_in(passes.module) is None or not len(training) or not len(held_out):
+        return None
     layer = _layer(passes, training[:1])
     known, others = (_features(passes, layer, indexes, seed) for indexes in (training, held_out))
-    if min(len(known), len(others)) < 2:
-        raise TrainError(
-            f"chips hold {len(known)} training and {len(others)} held-out patches with data; a domain needs 2 of each"
-        )
+    if min(len(known), len(others)) < _FEWEST:
+        return None
     means, whitens = zip(*(_normal(known[:, frame]) for frame in range(known.shape[1])), strict=True)
     mean, whiten = (torch.from_numpy(np.stack(part)).float() for part in (means, whitens))
     domain = Domain(layer, mean, whiten, torch.zeros(2))
@@ -152,11 +157,6 @@ def _splits(chips: Chips, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int6
         groups = chips.groups(training)
         few = rng.permutation(np.unique(groups))[: max(len(np.unique(groups)) // 4, 1)]
         held_out, training = training[np.isin(groups, few)], training[~np.isin(groups, few)]
-    if not len(training) or not len(held_out):
-        raise TrainError(
-            f"chips have {len(training)} for the distribution and {len(held_out)} held out; cut chips with a "
-            "validation split, or from two places at least"
-        )
     return training[:_CHIPS], held_out[:_CHIPS]
 
 
@@ -177,16 +177,23 @@ def _layer(passes: Passes, chip: NDArray[np.int64]) -> int:
 
 
 def _features(passes: Passes, layer: int, chips: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
-    """Return the features of some chips' patches, ``(patch, T, D)``."""
-    parts = [
-        tokens.movedim(1, 3)[used].float().cpu().numpy()  # (B, h, w, T, D) to (patch, T, D)
-        for tokens, used in _tokens(passes, chips, layer)
-    ]
-    found: NDArray[np.float32] = np.concatenate(parts)
-    if len(found) <= _PATCHES:
-        return found
-    chosen = np.sort(np.random.default_rng([seed, 0xD1]).choice(len(found), _PATCHES, replace=False))
-    return found[chosen]
+    """Return the features of some chips' patches, ``(patch, T, D)``: all, or as many as are kept, drawn at random."""
+    rng = np.random.default_rng([seed, 0xD1])
+    parts: list[NDArray[np.float32]] = []
+    keys = np.empty(0)
+    for tokens, used in _tokens(passes, chips, layer):
+        parts.append(tokens.movedim(1, 3)[used].float().cpu().numpy())  # (B, h, w, T, D) to (patch, T, D)
+        keys = np.append(keys, rng.random(len(parts[-1])))
+        if len(keys) > 2 * _PATCHES:
+            parts, keys = _smallest(parts, keys)
+    parts, _ = _smallest(parts, keys)
+    return parts[0]
+
+
+def _smallest(parts: list[NDArray[np.float32]], keys: Floats) -> tuple[list[NDArray[np.float32]], Floats]:
+    """Join parts and keep those of the smallest random numbers."""
+    kept = np.sort(np.argsort(keys, kind="stable")[:_PATCHES])
+    return [np.concatenate(parts)[kept]], keys[kept]
 
 
 def _tokens(passes: Passes, chips: NDArray[np.int64], layer: int | None) -> Any:
