@@ -56,7 +56,8 @@ def test_the_checker_has_nothing_to_say(tmp_path: Path) -> None:
 
 
 def test_the_file_is_single_precision_with_double_axes(tmp_path: Path) -> None:
-    described(sums(), mode="cmip", area_types=TYPES).to_netcdf(tmp_path / "map.nc")
+    two = {**TYPES, "Natural Vegetation": "natural_grasses"}
+    described(sums(), mode="cmip", area_types=two).to_netcdf(tmp_path / "map.nc")
     with netCDF4.Dataset(tmp_path / "map.nc") as file:
         file.set_auto_mask(False)
         crop = file["cropFrac"]
@@ -65,6 +66,9 @@ def test_the_file_is_single_precision_with_double_axes(tmp_path: Path) -> None:
         assert crop[0, -1, -1] == np.float32(1e20)
         assert crop.coordinates == "typecrop"
         assert file["typecrop"][...] == "crops"
+        assert file["grassFrac"].coordinates == "typenatgr"
+        assert file["landCoverFrac"].coordinates == "type"
+        assert "coordinates" not in file["valid_area_fraction"].ncattrs()
         for axis in ("lat", "lon", "time"):
             assert file[axis].dtype == np.float64
             assert "_FillValue" not in file[axis].ncattrs()

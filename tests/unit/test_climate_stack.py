@@ -13,6 +13,7 @@ import results
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
 
 from xgfm.climate.stack import stack_maps
 from xgfm.errors import CubeError, FramesError, GridError, LabelError
@@ -138,6 +139,9 @@ def test_maps_that_do_not_belong_together_are_refused() -> None:
         stack_maps([year(2023), year(2024, box=results.SOUTH)])
     with pytest.raises(GridError, match=r"different grids"):
         stack_maps([year(2023), year(2024, box=results.NORTH.translate_pix(1, 0))])
+    east = GeoBox(results.NORTH.shape, results.NORTH.affine, "EPSG:32616")
+    with pytest.raises(GridError, match=r"EPSG:32615.*EPSG:32616"):
+        stack_maps([year(2023), year(2024, box=east)])
     with pytest.raises(LabelError, match=r"different legends.*Rye"):
         stack_maps([year(2023), legend(year(2024), ["Grass", "Rye", "Water"])])
     bare = year(2024)
