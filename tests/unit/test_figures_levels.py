@@ -91,6 +91,8 @@ def test_times_are_those_that_were_taken(tmp_path: Path) -> None:
     levels = xr.open_zarr(store, group="overviews/4", mask_and_scale=False, decode_coords="all").crop_v1_0
     np.testing.assert_array_equal(thinned(dataset.crop_v1_0.isel(time=1), 106), levels[1])
     np.testing.assert_array_equal(thinned(dataset.crop_v1_0.isel(time=slice(1, 3)), 106), levels[1:])
+    apart = dataset.crop_v1_0.isel(time=slice(None, None, 2))
+    np.testing.assert_array_equal(thinned(apart, 106), strided(apart, 106))
     later = thinned(dataset.crop_v1_0.assign_coords(time=dataset.time + np.timedelta64(365, "D")), 106)
     np.testing.assert_array_equal(later, levels)
     assert (later.time == dataset.time + np.timedelta64(365, "D")).all()
@@ -136,6 +138,7 @@ def flipped() -> xr.Dataset:
         lambda d: d.crop_v1_0.assign_coords(x=d.x + 300),
         lambda d: d.crop_v1_0.isel(x=slice(0, 300)).copy(data=d.crop_v1_0.data[:, 20:320]),
         lambda d: xr.concat([d.crop_v1_0[:, 200:], d.crop_v1_0[:, :200]], "x").assign_coords(x=d.x),
+        lambda d: xr.concat([d.crop_v1_0[:, :99], d.crop_v1_0[:, 99:200] * 0, d.crop_v1_0[:, 200:]], "x"),
         lambda d: d.crop_v1_0.isel(y=list(range(300))[::-1]).assign_coords(y=d.y),
     ],
     ids=[
@@ -149,6 +152,7 @@ def flipped() -> xr.Dataset:
         "moved",
         "shifted",
         "rolled",
+        "patched",
         "reordered",
     ],
 )
