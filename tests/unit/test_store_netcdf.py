@@ -156,7 +156,9 @@ def test_times_and_their_bounds_are_exact(
 def test_memory_does_not_grow_with_the_map(tmp_path: Path) -> None:
     def peak(blocks: int) -> int:
         box = GeoBox((512 * blocks, 2048), NORTH.affine, NORTH.crs)
-        dataset = with_grid(xr.Dataset({"m": (("y", "x"), da.zeros((512 * blocks, 2048), dtype="f4", chunks=(512, 512)))}), box)
+        dataset = with_grid(
+            xr.Dataset({"m": (("y", "x"), da.zeros((512 * blocks, 2048), dtype="f4", chunks=(512, 512)))}), box
+        )
         tracemalloc.start()
         to_netcdf(like(dataset, dataset), tmp_path / f"{blocks}.nc")
         most = tracemalloc.get_traced_memory()[1]
