@@ -27,9 +27,12 @@ from results import DEGREES, NORTH, result, spec
 from xgfm import cf
 from xgfm.climate.cells import Partial, merged
 from xgfm.climate.fractions import cell_sums, computed, to_climate
+from xgfm.climate.inputs import RECORDS, WHOLE
 from xgfm.climate.sums import CellSums
 from xgfm.errors import CubeError, GridError, LabelError
 from xgfm.grid import tile_geobox, with_grid
+from xgfm.jobs.finish import ITEM
+from xgfm.jobs.job import FOLDER
 from xgfm.store.ledger import Entry, Ledger
 from xgfm.store.objects import Objects
 from xgfm.store.write import to_zarr
@@ -282,6 +285,7 @@ def test_store_of_a_job_that_is_not_finished_is_refused(tmp_path: Path) -> None:
     assert to_climate(path, allow="unfinished")["number_of_observations"].sum() > 0
     records.put("item.json", json.dumps({}).encode())
     assert to_climate(path)["number_of_observations"].sum() > 0
+    assert (RECORDS, WHOLE) == (FOLDER, ITEM)  # what jobs write
 
 
 def test_255_is_no_class_even_where_flags_name_it() -> None:

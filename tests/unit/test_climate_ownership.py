@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -59,7 +60,7 @@ def parts(rows: slice = slice(1000, 1300)) -> tuple[dict[str, xr.Dataset], xr.Da
     """Return the neighbours' own parts of a strip, 700 columns each, and the same ground in one map."""
     west, east = WEST[rows, 2960:], EAST[rows, :700]
     right = east.boundingbox.right
-    whole = GeoBox((300, round((right - west.boundingbox.left) / 30)), west.transform, west.crs)
+    whole = GeoBox((west.shape[0], round((right - west.boundingbox.left) / 30)), west.transform, west.crs)
     return {"15TVG": class_map(west), "15TWG": class_map(east)}, class_map(whole)
 
 
@@ -150,6 +151,14 @@ def test_classes_across_a_zone_border_do_not_change_sides() -> None:
     assert not beyond.all()
     np.testing.assert_array_equal(first[beyond], 0)
     np.testing.assert_array_equal(second[~beyond], 0)
+
+
+def test_store_with_a_map_for_each_tile_counts_ground_once(tmp_path: Path) -> None:
+    """As jobs on the tiles' own grids write them."""
+    tiles, whole = parts(slice(1000, 1100))
+    for name, made in tiles.items():
+        made.chunk(100).drop_encoding().to_zarr(tmp_path / "map.zarr", group=name, zarr_format=3)
+    assert_same(sums_of(tmp_path / "map.zarr", "0.02deg"), sums_of(whole, "0.02deg"))
 
 
 def test_one_tile_counts_whole() -> None:

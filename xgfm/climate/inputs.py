@@ -117,7 +117,8 @@ def _opened(name: str, made: Result) -> dict[str, Any]:
     if root.data_vars:
         return {name: root}
     groups = sorted(zarr.open_group(store, mode="r").group_keys())
-    return {group: xr.open_zarr(store, group=group, **options) for group in groups}
+    opened = {group: xr.open_zarr(store, group=group, **options) for group in groups}
+    return {group: each for group, each in opened.items() if each.data_vars}
 
 
 def _check_finished(made: Result) -> None:
