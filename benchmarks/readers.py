@@ -324,7 +324,7 @@ def _newer_version() -> str | None:
     if WHEEL not in os.environ:
         return None
     name = next((Path(os.environ[WHEEL]) / "rasterio.libs").glob("libgdal*")).name
-    return "GDAL " + ".".join(name.split(".")[-3:])
+    return ".".join(name.split(".")[-3:])
 
 
 def cell(tool: str, output: Output) -> str:
