@@ -69,7 +69,8 @@ def ground_widths(box: GeoBox) -> np.ndarray:
 def round_length(most: float) -> float:
     """Return the largest of 1, 2 and 5 times a power of ten that is not over a length in metres."""
     power = 10.0 ** math.floor(math.log10(most))
-    return max(step * power for step in (1, 2, 5) if step * power <= most)
+    # The logarithm may round up to the next power; half of it is among the lengths too.
+    return max(step * power for step in (0.5, 1, 2, 5) if step * power <= most)
 
 
 def label_of(length: float) -> str:
