@@ -68,4 +68,4 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "tutorial": [], "changelog": []}
+html_sidebars = {"index": [], "tutorial": [], "tutorial-climate": [], "changelog": []}
