@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from results import DEGREES, NORTH, result, spec
+from xarray.backends.zarr import ZarrArrayWrapper
 
 from xgfm import cf
 from xgfm.climate.cells import Partial, merged
@@ -423,3 +424,19 @@ def test_sample_that_says_nothing_of_cells_is_refused() -> None:
         to_climate(made, sample=table.assign(lon=0.0))
     with pytest.raises(LabelError, match="fewer than two places"):
         to_climate(made, sample=table.iloc[:4])
+
+
+def test_stores_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened without Dask too: adding a dimension would read such a map."""
+    to_zarr(class_map(BOXES["utm"], share=True), tmp_path / "map.zarr")
+    opened = xr.open_zarr(tmp_path / "map.zarr", chunks=None, mask_and_scale=False)
+
+    read = ZarrArrayWrapper._getitem
+
+    def refuse(wrapper: ZarrArrayWrapper, key: tuple[Any, ...]) -> Any:
+        assert len(key) < 2, "a map is read"
+        return read(wrapper, key)
+
+    monkeypatch.setattr(ZarrArrayWrapper, "_getitem", refuse)
+    assert cell_sums(opened).area.ndim == 4
+    assert cell_sums(tmp_path / "map.zarr").area.ndim == 4

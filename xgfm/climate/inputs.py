@@ -155,8 +155,10 @@ def class_map(name: str, made: xr.Dataset | xr.DataArray) -> ClassMap:
     lead = [d for d in codes.dims if d not in ("y", "x")]
     if lead not in ([], ["time"]):
         raise CubeError(f"the map {variable!r} has dims {codes.dims}; expected (y, x) or (time, y, x)")
+    # Into blocks before a dimension is added: that would read a store that was opened without Dask.
+    codes = codes if codes.chunks else codes.chunk(_blocks(codes))
     codes = codes if lead else codes.expand_dims("time")
-    lazy = codes.data if codes.chunks else codes.chunk(_blocks(codes)).data
+    lazy = codes.data
     times, bounds = times_of(dataset, codes.sizes["time"])
     attrs = {n: dataset.attrs[n] for n in _FACTS if n in dataset.attrs}
     attrs |= {n: codes.attrs[n] for n in ("long_name", "comment") if n in codes.attrs}
@@ -167,7 +169,7 @@ def _blocks(codes: xr.DataArray) -> dict[str, int]:
     """Return the blocks that a map without Dask's is read in: whole shards, or chunks, of its store."""
     stored = codes.encoding.get("shards") or codes.encoding.get("chunks") or (1, 1)
     sides = ((n, side * max(_BLOCK // side, 1)) for n, side in zip(("y", "x"), stored[-2:], strict=True))
-    return {"time": 1, **dict(sides)}
+    return {**({"time": 1} if "time" in codes.dims else {}), **dict(sides)}
 
 
 def _box(codes: xr.DataArray, dataset: xr.Dataset, name: str) -> GeoBox:
@@ -205,6 +207,7 @@ def _share(dataset: xr.Dataset, legend: Legend, codes: Any) -> Any | None:
     if "probability" not in dataset.data_vars:
         return None
     share = dataset["probability"]
+    share = share if share.chunks else share.chunk(_blocks(share))
     share = share if "time" in share.dims else share.expand_dims("time")
     if set(share.dims) != {"time", "class", "y", "x"} or share.sizes["class"] != len(legend.names):
         raise CubeError(
