@@ -99,7 +99,7 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    report("fractions", rows)
+    report("climate_fractions", rows)
 
 
 if __name__ == "__main__":
