@@ -128,7 +128,8 @@ def flags_of(layer: xr.DataArray) -> tuple[Flag, ...]:
     ----------
     layer : DataArray
         With ``flag_values`` and ``flag_meanings``; where there are none, ``class_names`` are the words with blanks and
-        ``flag_colors`` those of the palette. 255 may be explained as a flag, and is no class all the same.
+        ``flag_colors`` those of the palette, which also stand for what is no ``#rrggbb``. 255 may be explained as a
+        flag, and is no class all the same.
 
     Raises
     ------
@@ -141,7 +142,8 @@ def flags_of(layer: xr.DataArray) -> tuple[Flag, ...]:
     numbers = [int(number) for number in np.atleast_1d(attrs["flag_values"])]
     words = str(attrs.get("flag_meanings", "")).split()
     names = [str(n) for n in np.atleast_1d(attrs.get("class_names", [word.replace("_", " ") for word in words]))]
-    colors = str(attrs.get("flag_colors", "")).split() or class_colors(len(numbers))
+    spare = class_colors(len(numbers))
+    colors = str(attrs.get("flag_colors", "")).split() or spare
     if not len(numbers) == len(words) == len(names) == len(colors):
         raise LabelError(
             f"{layer.name!r} has {len(numbers)} flag_values, {len(words)} flag_meanings, {len(names)} class_names and "
@@ -151,6 +153,7 @@ def flags_of(layer: xr.DataArray) -> tuple[Flag, ...]:
         raise LabelError(
             f"flag_values {numbers} of {layer.name!r} are no class codes; expected distinct ones, 0 to {NODATA - 1}"
         )
+    colors = [c if re.fullmatch("#[0-9A-Fa-f]{6}", c) else s for c, s in zip(colors, spare, strict=True)]
     flags = zip(numbers, words, names, colors, strict=True)
     return tuple(Flag(*flag) for flag in flags if flag[0] != NODATA)
 

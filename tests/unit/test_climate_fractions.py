@@ -340,7 +340,7 @@ def test_probabilities_that_are_none_are_refused_by_name(what: str) -> None:
     ("change", "error", "words"),
     [
         (lambda m: m.drop_vars("spatial_ref"), GridError, "no CRS"),
-        (lambda m: m.assign(crop_v1_0=m.crop_v1_0.assign_attrs(flag_values=[])), LabelError, "classes are unknown"),
+        (lambda m: m.assign(crop_v1_0=m.crop_v1_0.assign_attrs(flag_values=[])), LabelError, "0 flag_values"),
         (lambda m: m.assign(crop_v1_0=m.crop_v1_0.assign_attrs(flag_values=[0, 1, 1])), LabelError, "distinct"),
         (lambda m: m.rename(y="row"), GridError, "'y'"),
         (lambda m: m.expand_dims("band"), CubeError, "dims"),

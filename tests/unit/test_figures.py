@@ -14,7 +14,7 @@ from dask.callbacks import Callback
 from odc.geo.geobox import GeoBox
 from results import CLASSES, DEGREES, NORTH, SOUTH, pixels, result
 
-from xgfm.errors import BandError, CubeError, MissingExtraError, XgfmError
+from xgfm.errors import BandError, CubeError, LabelError, MissingExtraError, XgfmError
 from xgfm.figures import EMPTY, plot, plot_cube
 from xgfm.figures.layout import rows_and_columns
 from xgfm.grid import with_grid
@@ -273,7 +273,9 @@ def test_what_cannot_be_drawn() -> None:
     for attrs in ({"flag_colors": "#ff0000"}, {"class_names": ["one"]}):
         made = result()
         made.crop_v1_0.attrs |= attrs
-        with pytest.raises(CubeError, match=r"3 flag_values, . names and . flag_colors; expected one of each"):
+        with pytest.raises(
+            LabelError, match=r"3 flag_values, 3 flag_meanings, . class_names and . flag_colors"
+        ):
             plot(made)
     with pytest.raises(CubeError, match=r"13 pictures; a figure holds 1 to 12.*isel"):
         plot_cube(xr.concat([cube(times=1)] * 13, "time"))

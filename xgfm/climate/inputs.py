@@ -184,22 +184,13 @@ def _box(codes: xr.DataArray, dataset: xr.Dataset, name: str) -> GeoBox:
 
 
 def _legend(codes: xr.DataArray, variable: str) -> Legend:
-    attrs = codes.attrs
-    values = [int(v) for v in np.ravel(attrs.get("flag_values", []))]
-    names = attrs.get("class_names") or str(attrs.get("flag_meanings", "")).split()
-    names = [names] if isinstance(names, str) else [str(n) for n in names]
-    if not values or len(names) != len(values):
+    flags = cf.flags_of(codes)
+    if not flags:
         raise LabelError(
-            f"the map {variable!r} has {len(values)} flag_values and {len(names)} names, so its classes are unknown; "
-            "expected a class map as predict returns it, with flag_values and flag_meanings"
+            f"the map {variable!r} has no flag_values, so its classes are unknown; expected a class map as predict "
+            "returns it, with flag_values and flag_meanings"
         )
-    # 255 may be explained as a flag, and is no class all the same.
-    kept = [i for i, value in enumerate(values) if value != cf.NODATA]
-    if len(set(values)) < len(values) or min(values) < 0 or max(values) > cf.NODATA:
-        raise LabelError(f"flag_values {values} of {variable!r} are no class codes; expected distinct ones, 0 to 254")
-    colors = str(attrs.get("flag_colors", "")).split()
-    chosen = tuple(colors[i] for i in kept) if len(colors) == len(values) else ()
-    return Legend(tuple(values[i] for i in kept), tuple(names[i] for i in kept), chosen)
+    return Legend(*(tuple(getattr(flag, part) for flag in flags) for part in ("number", "name", "color")))
 
 
 def _share(dataset: xr.Dataset, legend: Legend, codes: Any) -> Any | None:

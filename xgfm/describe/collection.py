@@ -21,7 +21,7 @@ import shapely
 import shapely.geometry.polygon
 import xarray as xr
 
-from xgfm.cf import NODATA, frames_of
+from xgfm.cf import NODATA, flags_of, frames_of
 from xgfm.cube.hrefs import redacted
 from xgfm.describe.stac import EXTENSIONS, ZARR, flag_classes, projection
 from xgfm.errors import WriteError, XgfmError
@@ -271,13 +271,6 @@ def _band(name: str, variable: xr.DataArray) -> dict[str, Any]:
     fill = variable.attrs.get("_FillValue")
     if fill is not None:
         band["nodata"] = "nan" if np.isnan(fill) else np.asarray(fill).item()
-    if "flag_values" in variable.attrs:
-        words = variable.attrs["flag_meanings"].split()
-        band["nodata"] = NODATA
-        band["classification:classes"] = flag_classes(
-            [int(value) for value in variable.attrs["flag_values"]],
-            words,
-            variable.attrs.get("class_names", words),
-            variable.attrs.get("flag_colors", "").split(),
-        )
+    if flags := flags_of(variable):
+        band |= {"nodata": NODATA, "classification:classes": flag_classes(flags)}
     return band

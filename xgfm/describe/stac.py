@@ -7,7 +7,7 @@ classification and processing extensions, whose asset is the Zarr store. Nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import shapely
 import shapely.geometry
 
-from xgfm.cf import NODATA, class_attrs, flag_words
+from xgfm.cf import NODATA, Flag, class_attrs, flag_words
 from xgfm.describe.sources import Source
 from xgfm.models.spec import TaskSpec
 
@@ -186,25 +186,19 @@ def classes(task: TaskSpec) -> list[dict[str, Any]]:
     """
     infos = task.classes
     names = [info.name for info in infos]
-    return flag_classes(list(range(len(infos))), flag_words(names), names, [info.color for info in infos])
+    words = flag_words(names)
+    return flag_classes(Flag(n, words[n], names[n], info.color) for n, info in enumerate(infos))
 
 
-def flag_classes(
-    values: Sequence[int], words: Sequence[str], names: Sequence[str], colors: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return flags as `classes` lists them.
-
-    Parameters
-    ----------
-    values, words, names
-        Of each class.
-    colors
-        ``#rrggbb`` of each class, or none at all.
-    """
+def flag_classes(flags: Iterable[Flag]) -> list[dict[str, Any]]:
+    """Return flags as `classes` lists them."""
     listed: list[dict[str, Any]] = [
-        {"value": value, "name": re.sub(r"[^A-Za-z0-9_-]", "_", word), "title": name}
-        for value, word, name in zip(values, words, names, strict=True)
+        {
+            "value": flag.number,
+            "name": re.sub(r"[^A-Za-z0-9_-]", "_", flag.word),
+            "title": flag.name,
+            "color_hint": flag.color.removeprefix("#").upper(),
+        }
+        for flag in flags
     ]
-    for entry, color in zip(listed, colors, strict=False):
-        entry["color_hint"] = color.removeprefix("#").upper()
     return [*listed, {"value": NODATA, "name": "nodata", "title": "no data", "nodata": True}]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from xgfm.cf import flags_of
 from xgfm.climate.area import AreaEstimate
-from xgfm.figures.panels import flags_of
 from xgfm.notebook import subplots
 from xgfm.palette import class_colors
 from xgfm.store.layout import as_dataset, choose_variable
@@ -67,5 +67,5 @@ def _colors(names: list[str], result: xr.Dataset | xr.DataArray | None) -> list[
     if result is None:
         return class_colors(len(names))
     dataset = as_dataset(result)
-    known = {name: color for _, name, color in flags_of(dataset[choose_variable(dataset, None)])}
+    known = {flag.name: flag.color for flag in flags_of(dataset[choose_variable(dataset, None)])}
     return [known.get(name, other) for name, other in zip(names, class_colors(len(names)), strict=True)]

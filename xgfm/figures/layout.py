@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xgfm.cf import NODATA
+from xgfm.cf import NODATA, flags_of
 from xgfm.errors import CubeError
-from xgfm.figures.panels import STRETCH, Panel, flags_of
+from xgfm.figures.panels import STRETCH, Panel
 from xgfm.figures.scale import draw_scale
 from xgfm.grid import geobox_of
 from xgfm.notebook import subplots
@@ -127,7 +127,7 @@ def add_legend(figure: Figure, maps: xr.DataArray) -> None:
     """Name every class of the task, in its order, and nodata where there is any; outside of the pictures."""
     from matplotlib.patches import Patch
 
-    entries = [(name, color) for _, name, color in flags_of(maps)]
+    entries = [(flag.name, flag.color) for flag in flags_of(maps)]
     if bool((maps.fillna(NODATA) == NODATA).any()):
         entries.append(("no data", EMPTY))
     handles = [Patch(facecolor=color, edgecolor="0.3", linewidth=0.5, label=name) for name, color in entries]

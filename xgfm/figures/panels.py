@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xgfm.cf import CLASS_DIM, NODATA, frames_of
+from xgfm.cf import CLASS_DIM, NODATA, flags_of, frames_of
 from xgfm.errors import BandError, CubeError
 from xgfm.grid import geobox_of
-from xgfm.palette import EMPTY, class_colors
+from xgfm.palette import EMPTY
 
 STRETCH = (2.0, 98.0)
 """Percentiles of a band, over all frames, that are drawn dark and bright."""
@@ -85,31 +85,10 @@ def map_panels(maps: xr.DataArray, facts: Mapping[str, Any]) -> list[Panel]:
 def colored(maps: xr.DataArray) -> Array:
     """Return the colours ``(..., y, x, 3)`` of class numbers; decoded ones are floats with NaN."""
     table = np.tile(np.array(rgb(EMPTY)), (NODATA + 1, 1))
-    for number, _, color in flags_of(maps):
-        table[number] = rgb(color)
+    for flag in flags_of(maps):
+        table[flag.number] = rgb(flag.color)
     colors: Array = table[maps.fillna(NODATA).values.astype("uint8")]
     return colors
-
-
-def flags_of(layer: xr.DataArray) -> list[tuple[int, str, str]]:
-    """Return number, readable name and colour of each class; colours that it does not have are of the palette.
-
-    Raises
-    ------
-    CubeError
-        Where there are not as many names or colours as classes.
-    """
-    attrs = layer.attrs
-    numbers = [int(number) for number in np.atleast_1d(attrs["flag_values"])]
-    words = [word.replace("_", " ") for word in str(attrs.get("flag_meanings", "")).split()]
-    names = [str(name) for name in np.atleast_1d(attrs.get("class_names", words))]
-    colors = str(attrs.get("flag_colors", "")).split() or class_colors(len(numbers))
-    if not len(numbers) == len(names) == len(colors):
-        raise CubeError(
-            f"{layer.name!r} has {len(numbers)} flag_values, {len(names)} names and {len(colors)} flag_colors; "
-            "expected one of each for every class, see layer.attrs"
-        )
-    return list(zip(numbers, names, colors, strict=True))
 
 
 def _map_titles(maps: xr.DataArray, facts: Mapping[str, Any]) -> list[str]:
@@ -126,7 +105,7 @@ def _map_titles(maps: xr.DataArray, facts: Mapping[str, Any]) -> list[str]:
 def _class_names(classes: xr.DataArray) -> list[str]:
     if not is_classes(classes):
         return [str(value) for value in classes.values]
-    names = {number: name for number, name, _ in flags_of(classes)}
+    names = {flag.number: flag.name for flag in flags_of(classes)}
     return [names.get(int(number), str(number)) for number in classes.values]
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from xgfm.cf import flags_of
 from xgfm.errors import BandError, CubeError, GridError
 from xgfm.figures.layout import rows_and_columns
 from xgfm.figures.levels import strided
-from xgfm.figures.panels import flags_of, is_classes
+from xgfm.figures.panels import is_classes
 from xgfm.grid import geobox_of
 from xgfm.notebook import subplots
 from xgfm.store.layout import as_dataset, choose_variable
@@ -113,7 +114,7 @@ def profiles(
     index, classes = _computed(strided(colors, pixels), strided(layer, pixels))
     order = np.argsort(cube.time.values, kind="stable")
     times, index = cube.time.values[order], index[order]
-    made = [_profile(name, color, times, index[:, classes == number]) for number, name, color in flags_of(layer)]
+    made = [_profile(flag.name, flag.color, times, index[:, classes == flag.number]) for flag in flags_of(layer)]
     kept = [profile for profile in made if profile.pixels]
     if not kept:
         raise CubeError(f"{layer.name!r} has no pixel of any class here; give a map that is not all nodata")

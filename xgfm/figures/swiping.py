@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xgfm.cf import NODATA
+from xgfm.cf import NODATA, flags_of
 from xgfm.errors import CubeError, GridError, MissingExtraError
 from xgfm.figures.levels import strided, thinned
-from xgfm.figures.panels import Array, color_bands, colored, flags_of, frame_panels, is_classes, map_panels
+from xgfm.figures.panels import Array, color_bands, colored, frame_panels, is_classes, map_panels
 from xgfm.grid import geobox_of
 from xgfm.notebook import legend
 from xgfm.palette import EMPTY
@@ -157,7 +157,7 @@ def _picture(
 def _present(maps: xr.DataArray) -> list[tuple[str, str]]:
     """Names and colours of the classes that a map has, and of nodata where there is any."""
     there = set(np.unique(maps.fillna(NODATA).values.astype("uint8")).tolist())
-    found = [(name, color) for number, name, color in flags_of(maps) if number in there]
+    found = [(flag.name, flag.color) for flag in flags_of(maps) if flag.number in there]
     return [*found, ("no data", EMPTY)] if NODATA in there else found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from os import PathLike
@@ -21,7 +21,7 @@ import shapely
 import shapely.affinity
 import xarray as xr
 
-from xgfm.cf import NODATA
+from xgfm.cf import NODATA, flags_of
 from xgfm.cube.hrefs import redacted
 from xgfm.errors import LabelError, MissingExtraError, WriteError, XgfmError
 from xgfm.grid import geobox_of
@@ -147,8 +147,7 @@ def _layers(result: xr.Dataset | xr.DataArray, variable: str | None) -> tuple[xr
 
 
 def _names(layer: xr.DataArray) -> dict[int, str]:
-    names = layer.attrs.get("class_names") or layer.attrs["flag_meanings"].split()
-    return dict(zip(np.atleast_1d(layer.attrs["flag_values"]).tolist(), np.atleast_1d(names).tolist(), strict=True))
+    return {flag.number: flag.name for flag in flags_of(layer)}
 
 
 def _numbers(layer: xr.DataArray, classes: Sequence[str | int] | None) -> list[int]:
@@ -156,11 +155,9 @@ def _numbers(layer: xr.DataArray, classes: Sequence[str | int] | None) -> list[i
     names = _names(layer)
     if classes is None:
         return list(names)
-    known: Mapping[str | int, int] = {
-        **dict(zip(layer.attrs["flag_meanings"].split(), names, strict=True)),
-        **{name: number for number, name in names.items()},
-        **{number: number for number in names},
-    }
+    flags = flags_of(layer)
+    known: dict[str | int, int] = {flag.word: flag.number for flag in flags}
+    known |= {flag.name: flag.number for flag in flags} | {number: number for number in names}
     asked = [classes] if isinstance(classes, str | int) else list(classes)
     unknown = [name for name in asked if name not in known]
     if unknown or not asked:

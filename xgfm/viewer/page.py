@@ -68,7 +68,7 @@ def _layer(atlas: Atlas, layer: Layer) -> dict[str, Any]:
         "title": layer.title,
         "units": layer.units,
         "dims": list(layer.dims),
-        "classes": [{"value": c.value, "name": c.name, "color": c.color} for c in layer.classes],
+        "classes": [{"value": c.number, "name": c.name, "color": c.color} for c in layer.classes],
         "numbers": class_names(atlas, layer),
         "range": [low, high],
     }

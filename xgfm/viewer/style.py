@@ -6,7 +6,7 @@ In: the Dataset of a sheet. Out: a `Layer` for each variable on the grid, and RG
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xgfm.cf import CLASS_DIM, NODATA
+from xgfm.cf import CLASS_DIM, NODATA, Flag, flags_of
 from xgfm.errors import XgfmError
 
 SHARES = ("probability", "confidence", "out_of_domain")
@@ -24,18 +24,7 @@ STRETCH = (2.0, 98.0)
 RGB = ("red", "green", "blue")
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """Of numbers, from low to high."""
-SPARE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-"""For classes without a colour: Paul Tol's bright scheme, told apart by the colour-blind."""
 _COLOR = re.compile("#[0-9a-fA-F]{6}")
-
-
-@dataclass(frozen=True)
-class ClassInfo:
-    """One class of a legend."""
-
-    value: int
-    name: str
-    color: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class Layer:
     title: str
     dims: tuple[str, ...]
     """Before ``y`` and ``x``: of ``time`` and ``class``, those that it has."""
-    classes: tuple[ClassInfo, ...] = ()
+    classes: tuple[Flag, ...] = ()
     """Where it is a map of classes."""
     units: str = ""
     nodata: float = np.nan
@@ -74,25 +63,13 @@ def layers_of(dataset: xr.Dataset) -> tuple[Layer, ...]:
     return tuple(sorted(found, key=lambda layer: not layer.is_map))
 
 
-def legend_of(attrs: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
-    """Return the classes that flags name; those without a colour get one."""
-    if "flag_values" not in attrs:
-        return ()
-    values = [int(v) for v in np.atleast_1d(attrs["flag_values"])]
-    names = attrs.get("class_names") or [w.replace("_", " ") for w in attrs["flag_meanings"].split()]
-    given = dict(enumerate(str(attrs.get("flag_colors", "")).split()))
-    spare = (SPARE[i % len(SPARE)] for i in range(len(values)))
-    colors = [given[i] if _COLOR.fullmatch(given.get(i, "")) else other for i, other in enumerate(spare)]
-    return tuple(ClassInfo(v, str(n), c) for v, n, c in zip(values, np.atleast_1d(names), colors, strict=True))
-
-
 def _can_be_shown(variable: xr.DataArray) -> bool:
     dims = variable.dims
     return dims[-2:] == ("y", "x") and set(dims[:-2]) <= {"time", CLASS_DIM} and variable.dtype.kind in "uif"
 
 
 def _layer(name: str, variable: xr.DataArray) -> Layer:
-    classes = legend_of(variable.attrs)
+    classes = flags_of(variable)
     units = str(variable.attrs.get("units", "1"))
     dims = tuple(str(d) for d in variable.dims[:-2])
     title = str(variable.attrs.get("long_name", name))
@@ -113,13 +90,13 @@ def nodata_of(variable: xr.DataArray) -> float:
 
 
 def class_colours(
-    values: NDArray[Any], classes: Iterable[ClassInfo], hidden: frozenset[int] = frozenset()
+    values: NDArray[Any], classes: Iterable[Flag], hidden: frozenset[int] = frozenset()
 ) -> NDArray[np.uint8]:
     """Return ``(4, y, x)`` colours of class numbers ``(y, x)``; no data and hidden classes are transparent."""
     table = np.zeros((NODATA + 1, 4), "uint8")
     for each in classes:
-        if each.value not in hidden and each.value != NODATA:
-            table[each.value] = (*_rgb(each.color), 255)
+        if each.number not in hidden:
+            table[each.number] = (*_rgb(each.color), 255)
     return np.moveaxis(table[as_classes(values)], -1, 0)
 
 

@@ -200,7 +200,7 @@ class Atlas:
         values = as_classes(self.picture(layer, (left, bottom, right, top), (rows, columns), time=time))
         edges = np.linspace(top, bottom, rows + 1)
         weights = np.abs(np.diff(_authalic(edges))) * (right - left) / columns
-        km2 = {each.value: float(((values == each.value).sum(1) * weights).sum() / 1e6) for each in layer.classes}
+        km2 = {each.number: float(((values == each.number).sum(1) * weights).sum() / 1e6) for each in layer.classes}
         total = sum(km2.values())
         return [Share(value, area, area / total if total else 0.0) for value, area in km2.items()]
 
