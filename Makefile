@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests run side by side, so each has one thread for its numbers.
+WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint types docs clean
@@ -10,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/xgfm demo --out demo-output
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

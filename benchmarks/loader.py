@@ -28,10 +28,10 @@ from harness import CASES, Cost, alternately, cube, geobox, pixels, report, task
 from xgfm.cf import class_flags
 from xgfm.grid import with_grid
 from xgfm.models.spec import ClassInfo, to_json
-from xgfm.train.chips import Chips, write_chips
-from xgfm.train.loader import Batches
+from xgfm.train.chips.chips import Chips, write_chips
+from xgfm.train.chips.loader import Batches
+from xgfm.train.loop.trainer import train
 from xgfm.train.settings import TrainSettings
-from xgfm.train.trainer import train
 
 SIZE, FRAMES = 224, 3
 CLASSES = tuple(ClassInfo(f"class {k}", "#000000") for k in range(13))

@@ -24,11 +24,11 @@ from xgfm.cf import class_flags
 from xgfm.cube.phenology import CLASSES
 from xgfm.cube.simulate import simulate_cube
 from xgfm.models.spec import ModelSpec
-from xgfm.train.chips import ChipFacts, Chips, open_chips, write_chips
-from xgfm.train.experiment import StudyResult, experiment
-from xgfm.train.new_task import small_encoder
+from xgfm.train.chips.chips import ChipFacts, Chips, open_chips, write_chips
 from xgfm.train.pretrain import pretrain
-from xgfm.train.study import StudySpec
+from xgfm.train.start.new_task import small_encoder
+from xgfm.train.study.experiment import StudyResult, experiment
+from xgfm.train.study.spec import StudySpec
 
 TILES = ("T15TVM", "T15TUM", "T15TWM", "T15TVL", "T15TUL", "T15TWL", "T15TVK", "T15TUK", "T15TWK", "T15TVN", "T15TUN")
 """Each season lies in its own tile, so that blocks of two seasons are never one place."""

@@ -22,10 +22,10 @@ import torch
 from harness import report
 
 from xgfm.models.spec import to_json
-from xgfm.train.checkpoints import Checkpoints
-from xgfm.train.history import COLUMNS, read_history
+from xgfm.train.loop.checkpoints import Checkpoints
+from xgfm.train.loop.history import COLUMNS, read_history
+from xgfm.train.loop.trainer import CHECKPOINTS
 from xgfm.train.settings import TrainSettings
-from xgfm.train.trainer import CHECKPOINTS
 
 SAME = [name for name in COLUMNS if name not in ("step", "seconds", "samples_per_second", "data_wait")]
 """Columns of the history that do not measure the machine."""

@@ -25,7 +25,7 @@ import xgfm
 from xgfm.cube.climates import CLIMATES
 from xgfm.cube.simulate import simulate_cube
 from xgfm.models.domain import watched
-from xgfm.train.calibration import Reliability, confidence_of, fit_temperature
+from xgfm.train.scores.calibration import Reliability, confidence_of, fit_temperature
 
 TASK = "crop-demo"
 PATCH, BLOCK = 8, 64
@@ -264,7 +264,7 @@ def tokens_of(frames: xr.DataArray, layer: int) -> Array:
 
 def gaussian(known: Array) -> Callable[[Array], Array]:
     """Return the squared distance of Mahalanobis from some features ``(patch, D)``."""
-    from xgfm.train.domain import shrunk_covariance
+    from xgfm.train.result.domain import shrunk_covariance
 
     mean, spread = known.mean(0), known.std(0)
     inverse = np.linalg.inv(shrunk_covariance((known - mean) / spread))

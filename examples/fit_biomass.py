@@ -21,8 +21,8 @@ from odc.geo.geobox import GeoBox
 import xgfm
 from xgfm.grid import with_grid
 from xgfm.models.spec import PRITHVI_BANDS
-from xgfm.train.baselines import unet_task
-from xgfm.train.sampling import plan_chips, split_table
+from xgfm.train.sampling.plan import plan_chips, split_table
+from xgfm.train.study.baselines import unet_task
 
 FILES = ("B02.tif", "B03.tif", "B04.tif", "B05.tif", "B06.tif", "B07.tif")
 """Of Landsat in HLS, in the order of `PRITHVI_BANDS`."""

@@ -17,8 +17,8 @@ import xarray as xr
 
 import xgfm
 from xgfm.cube.simulate import Season
-from xgfm.train.metrics import Confusion
-from xgfm.train.sampling import draw_splits, plan_chips, split_table
+from xgfm.train.sampling.plan import draw_splits, plan_chips, split_table
+from xgfm.train.scores.metrics import Confusion
 
 MERGED = {
     "Natural Vegetation": "not cultivated",

@@ -22,8 +22,8 @@ from odc.geo.geobox import GeoBox
 import xgfm
 from xgfm.grid import with_grid
 from xgfm.models.spec import PRITHVI_BANDS
-from xgfm.train.baselines import unet_task
-from xgfm.train.sampling import draw_splits, plan_chips, split_table
+from xgfm.train.sampling.plan import draw_splits, plan_chips, split_table
+from xgfm.train.study.baselines import unet_task
 
 BANDS = ("B2", "B3", "B4", "B8A", "B11", "B12")
 """Names in the file of the six that Prithvi takes; B8A is the narrow near infrared."""

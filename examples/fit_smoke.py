@@ -22,8 +22,8 @@ from matplotlib.axes import Axes
 
 import xgfm
 from xgfm.cube.geostationary import outline_smoke, simulate_goes
-from xgfm.train.baselines import unet_task
-from xgfm.train.metrics import Confusion
+from xgfm.train.scores.metrics import Confusion
+from xgfm.train.study.baselines import unet_task
 
 LEGEND = [
     {"code": "no smoke", "name": "no smoke", "color": "#3f6b4f"},

@@ -12,7 +12,7 @@ import xarray as xr
 from xgfm.cf import class_flags
 from xgfm.grid import geobox_of, with_grid
 from xgfm.models.spec import PRITHVI_BANDS
-from xgfm.train.chips import Chips, write_chips
+from xgfm.train.chips.chips import Chips, write_chips
 
 SIZE, FRAMES = 32, 2
 SPLITS = (*["train"] * 8, "val", "val", "test", "test")

@@ -24,11 +24,11 @@ from xgfm.errors import TrainError
 from xgfm.models.build import build_task
 from xgfm.models.spec import to_json
 from xgfm.train.__main__ import main as train_main
-from xgfm.train.losses import IGNORE, Losses
-from xgfm.train.norm import synchronised
-from xgfm.train.ranks import Ranks, Rendezvous, joined
+from xgfm.train.loop.losses import IGNORE, Losses
+from xgfm.train.loop.stepping import Stepper
+from xgfm.train.ranks.norm import synchronised
+from xgfm.train.ranks.ranks import Ranks, Rendezvous, joined
 from xgfm.train.settings import TrainSettings
-from xgfm.train.stepping import Stepper
 
 
 def free_port() -> int:

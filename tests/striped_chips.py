@@ -11,7 +11,7 @@ import xarray as xr
 from xgfm.cf import class_flags
 from xgfm.grid import with_grid
 from xgfm.models.spec import ClassInfo
-from xgfm.train.chips import Chips, write_chips
+from xgfm.train.chips.chips import Chips, write_chips
 
 CLASSES = (ClassInfo("Dark", "#000000"), ClassInfo("Bright", "#ffffff"), ClassInfo("Red", "#ff0000"))
 SPECTRA = np.array([[400] * 6, [3000] * 6, [300, 300, 3500, 300, 300, 300]])

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from xgfm.train import checkpoints
-from xgfm.train.checkpoints import Checkpoints
+from xgfm.train.loop import checkpoints
+from xgfm.train.loop.checkpoints import Checkpoints
+from xgfm.train.loop.stepping import Stepper
+from xgfm.train.loop.trainer import train
 from xgfm.train.settings import TrainSettings
-from xgfm.train.stepping import Stepper
-from xgfm.train.trainer import train
 
 
 def saying(holder: Any, name: str, line: Callable[..., str]) -> None:

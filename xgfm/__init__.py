@@ -54,20 +54,20 @@ if TYPE_CHECKING:
     from xgfm.store.vector import to_vector as to_vector
     from xgfm.store.write import to_cog as to_cog
     from xgfm.store.write import to_zarr as to_zarr
-    from xgfm.train.artifact import push as push
-    from xgfm.train.chip_sets import import_chips as import_chips
-    from xgfm.train.chips import open_chips as open_chips
-    from xgfm.train.chips import write_chips as write_chips
-    from xgfm.train.domain import fit_domain as fit_domain
-    from xgfm.train.experiment import experiment as experiment
+    from xgfm.train.chips.chips import open_chips as open_chips
+    from xgfm.train.chips.chips import write_chips as write_chips
+    from xgfm.train.chips.published import import_chips as import_chips
     from xgfm.train.fit import fit as fit
-    from xgfm.train.labels import labels as labels
-    from xgfm.train.leakage import leakage as leakage
-    from xgfm.train.legend import Legend as Legend
+    from xgfm.train.labels.labels import labels as labels
+    from xgfm.train.labels.legend import Legend as Legend
     from xgfm.train.pretrain import pretrain as pretrain
     from xgfm.train.probe import probe as probe
-    from xgfm.train.sampling import plan_chips as plan_chips
+    from xgfm.train.result.artifact import push as push
+    from xgfm.train.result.domain import fit_domain as fit_domain
+    from xgfm.train.sampling.leakage import leakage as leakage
+    from xgfm.train.sampling.plan import plan_chips as plan_chips
     from xgfm.train.settings import TrainSettings as TrainSettings
+    from xgfm.train.study.experiment import experiment as experiment
     from xgfm.viewer import view as view
 
 _PUBLIC = {
@@ -94,20 +94,20 @@ _PUBLIC = {
     "ClassInfo": "models.spec",
     "open_job": "jobs.job",
     "JobSpec": "jobs.spec",
-    "labels": "train.labels",
-    "Legend": "train.legend",
-    "plan_chips": "train.sampling",
-    "leakage": "train.leakage",
-    "write_chips": "train.chips",
-    "open_chips": "train.chips",
-    "import_chips": "train.chip_sets",
+    "labels": "train.labels.labels",
+    "Legend": "train.labels.legend",
+    "plan_chips": "train.sampling.plan",
+    "leakage": "train.sampling.leakage",
+    "write_chips": "train.chips.chips",
+    "open_chips": "train.chips.chips",
+    "import_chips": "train.chips.published",
     "fit": "train.fit",
     "TrainSettings": "train.settings",
     "pretrain": "train.pretrain",
     "probe": "train.probe",
-    "experiment": "train.experiment",
-    "push": "train.artifact",
-    "fit_domain": "train.domain",
+    "experiment": "train.study.experiment",
+    "push": "train.result.artifact",
+    "fit_domain": "train.result.domain",
     "to_climate": "climate.fractions",
     "target_grid": "climate.grids",
     "stack_maps": "climate.stack",

@@ -50,7 +50,7 @@ def about(path: str) -> Pairs:
 def _about_chips(path: str) -> Pairs | None:
     """Say what chips are; None for another store."""
     from xgfm.errors import TrainError
-    from xgfm.train.chip_store import SPLITS, open_chips
+    from xgfm.train.chips.store import SPLITS, open_chips
 
     try:
         chips = open_chips(path)

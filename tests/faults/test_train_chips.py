@@ -19,15 +19,15 @@ import toys
 import xarray as xr
 from distributed import Client
 
-import xgfm.train.chip_writing
+import xgfm.train.chips.writing
 from xgfm.cf import class_flags
 from xgfm.cube.catalogs import load_items
 from xgfm.cube.open import open_items
 from xgfm.cube.simulate import simulate_season
 from xgfm.errors import ReadError, WriteError
 from xgfm.grid import geobox_of, with_grid
-from xgfm.train.chips import Chips, open_chips, write_chips
-from xgfm.train.sampling import plan_chips
+from xgfm.train.chips.chips import Chips, open_chips, write_chips
+from xgfm.train.sampling.plan import plan_chips
 
 TESTS = Path(__file__).parents[1]
 LOT = 3
@@ -37,7 +37,7 @@ KILLED = """
 import itertools, json, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import dask, field_chips, zarr, xgfm.train.chip_writing as writing
+import dask, field_chips, zarr, xgfm.train.chips.writing as writing
 from xgfm.store.ledger import Ledger
 
 writing._LOT_CHIPS = int(sys.argv[2])
@@ -93,7 +93,7 @@ def killer() -> Iterator[Killer]:
 
 @pytest.fixture(autouse=True)
 def small_lots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xgfm.train.chip_writing, "_LOT_CHIPS", LOT)
+    monkeypatch.setattr(xgfm.train.chips.writing, "_LOT_CHIPS", LOT)
 
 
 def files(store: Path) -> dict[str, bytes]:

@@ -17,10 +17,10 @@ import ranking
 from distributed import Client, LocalCluster
 
 from xgfm.errors import ClusterError, TrainError
-from xgfm.train import launch
-from xgfm.train.history import read_history
-from xgfm.train.launch import run_ranks
-from xgfm.train.trainer import TrainResult, train
+from xgfm.train.loop.history import read_history
+from xgfm.train.loop.trainer import TrainResult, train
+from xgfm.train.ranks import launch
+from xgfm.train.ranks.launch import run_ranks
 
 pytestmark = pytest.mark.slow
 

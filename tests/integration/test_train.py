@@ -27,13 +27,13 @@ from xgfm.models.build import build_task
 from xgfm.models.folder import save_task
 from xgfm.models.handle import load_task
 from xgfm.models.spec import to_json
-from xgfm.train import trainer
-from xgfm.train.chips import Chips
+from xgfm.train.chips.chips import Chips
 from xgfm.train.fit import fit, run
-from xgfm.train.history import HISTORY, read_history
+from xgfm.train.loop import trainer
+from xgfm.train.loop.history import HISTORY, read_history
+from xgfm.train.loop.stepping import Stepper
+from xgfm.train.loop.trainer import train
 from xgfm.train.settings import TrainSettings
-from xgfm.train.stepping import Stepper
-from xgfm.train.trainer import train
 
 MEASURED = ["seconds", "samples_per_second", "data_wait"]
 UNET = {"kind": "task", "spec": to_json(small.task(model=small.model(frames=2), frames=2))}

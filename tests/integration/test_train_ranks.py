@@ -17,12 +17,12 @@ from torch import Tensor
 
 from xgfm.cluster import open as open_cluster
 from xgfm.train import fit
-from xgfm.train.checkpoints import Checkpoints
-from xgfm.train.history import read_history
-from xgfm.train.launch import run_ranks
-from xgfm.train.ranks import Ranks
+from xgfm.train.loop.checkpoints import Checkpoints
+from xgfm.train.loop.history import read_history
+from xgfm.train.loop.trainer import TrainResult, train
+from xgfm.train.ranks.launch import run_ranks
+from xgfm.train.ranks.ranks import Ranks
 from xgfm.train.settings import TrainSettings
-from xgfm.train.trainer import TrainResult, train
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ from xgfm.errors import CubeError
 from xgfm.infer.predict import predict
 from xgfm.models.handle import load_task
 from xgfm.models.spec import to_json
-from xgfm.train.calibration import Reliability, confidence_of, fit_temperature
 from xgfm.train.fit import fit
+from xgfm.train.scores.calibration import Reliability, confidence_of, fit_temperature
 
 SIZE = 192
 UNSEEN = (21, 22)  # the recipe trains on seeds from 1000

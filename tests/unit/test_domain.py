@@ -24,10 +24,10 @@ from xgfm.models.domain import Domain, encoder_in, enlarged, load_domain, save_d
 from xgfm.models.folder import add_domain, save_task
 from xgfm.models.handle import load_task, register_task
 from xgfm.models.spec import TaskSpec
-from xgfm.train import domain as domain_module
-from xgfm.train.chips import Chips, write_chips
-from xgfm.train.domain import _normal, fit_domain, shrunk_covariance
-from xgfm.train.passes import Passes
+from xgfm.train.chips.chips import Chips, write_chips
+from xgfm.train.loop.passes import Passes
+from xgfm.train.result import domain as domain_module
+from xgfm.train.result.domain import _normal, fit_domain, shrunk_covariance
 
 LAYER = 2
 UNET = {"family": "unet", "widths": [4, 8]}

@@ -273,9 +273,7 @@ def test_what_cannot_be_drawn() -> None:
     for attrs in ({"flag_colors": "#ff0000"}, {"class_names": ["one"]}):
         made = result()
         made.crop_v1_0.attrs |= attrs
-        with pytest.raises(
-            LabelError, match=r"3 flag_values, 3 flag_meanings, . class_names and . flag_colors"
-        ):
+        with pytest.raises(LabelError, match=r"3 flag_values, 3 flag_meanings, . class_names and . flag_colors"):
             plot(made)
     with pytest.raises(CubeError, match=r"13 pictures; a figure holds 1 to 12.*isel"):
         plot_cube(xr.concat([cube(times=1)] * 13, "time"))

@@ -21,9 +21,9 @@ from xgfm.climate.area import estimate_areas
 from xgfm.jobs.job import Status, Verified
 from xgfm.models.handle import ModelHandle, load_task
 from xgfm.notebook import card, legend, table
-from xgfm.train.experiment import StudyResult
-from xgfm.train.leakage import LeakageReport
-from xgfm.train.trainer import TrainResult
+from xgfm.train.loop.trainer import TrainResult
+from xgfm.train.sampling.leakage import LeakageReport
+from xgfm.train.study.experiment import StudyResult
 
 NASTY = "<img src=x onerror=alert(1)>&amp;\"'"
 

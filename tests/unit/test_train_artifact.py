@@ -26,9 +26,9 @@ from xgfm.models.domain import Domain
 from xgfm.models.folder import save_model, save_task
 from xgfm.models.handle import load_task
 from xgfm.models.registry import find
-from xgfm.train.artifact import public, push, write_artifact
-from xgfm.train.metrics import Confusion, Regression
-from xgfm.train.origin import extent_of, extent_of_chips
+from xgfm.train.result.artifact import public, push, write_artifact
+from xgfm.train.result.origin import extent_of, extent_of_chips
+from xgfm.train.scores.metrics import Confusion, Regression
 
 FACTS: dict[str, Any] = {
     "kind": "segmentation",
@@ -277,7 +277,7 @@ def test_base_from_scratch_or_from_a_folder_has_no_repository(tmp_path: Path) ->
 
 def test_writing_again_leaves_no_papers_of_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = written(tmp_path)
-    monkeypatch.setattr("xgfm.train.artifact.model_item", lambda trained: 1 / 0)
+    monkeypatch.setattr("xgfm.train.result.artifact.model_item", lambda trained: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         written(tmp_path)
     assert not (folder / "README.md").exists()

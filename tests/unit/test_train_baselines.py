@@ -11,10 +11,10 @@ import striped_chips
 from xgfm.errors import MissingExtraError, TrainError
 from xgfm.models.build import build_task
 from xgfm.models.spec import TaskSpec
-from xgfm.train.baselines import forest, pixel_features, unet_base, unet_task
-from xgfm.train.chips import Chips, Sample
+from xgfm.train.chips.chips import Chips, Sample
 from xgfm.train.settings import TrainSettings, record_of
-from xgfm.train.study import ForestSettings
+from xgfm.train.study.baselines import forest, pixel_features, unet_base, unet_task
+from xgfm.train.study.spec import ForestSettings
 
 FEW = ForestSettings(trees=5, pixels=500)
 

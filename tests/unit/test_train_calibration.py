@@ -17,8 +17,8 @@ from xgfm.errors import LabelError, TaskError
 from xgfm.infer.layers import map_layers
 from xgfm.models.handle import ModelHandle, load_task, register_task
 from xgfm.models.spec import task_from_json, to_json
-from xgfm.train.calibration import BOUNDS, Reliability, confidence_of, draw_reliability, fit_temperature
-from xgfm.train.metrics import IGNORE
+from xgfm.train.scores.calibration import BOUNDS, Reliability, confidence_of, draw_reliability, fit_temperature
+from xgfm.train.scores.metrics import IGNORE
 
 
 def drawn(seed: int, temperature: float, *, pixels: int = 4000, classes: int = 4) -> tuple[Any, Any]:

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xgfm.errors import TrainError, WriteError
-from xgfm.train import checkpoints as module
-from xgfm.train.checkpoints import LIST, Checkpoints, replace_file
+from xgfm.train.loop import checkpoints as module
+from xgfm.train.loop.checkpoints import LIST, Checkpoints, replace_file
 
 
 def state(step: int, size: int = 100) -> dict[str, Any]:

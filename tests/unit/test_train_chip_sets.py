@@ -19,9 +19,9 @@ from rasterio.warp import transform
 from xgfm.errors import LabelError, ReadError, TrainError
 from xgfm.models.published import TASKS
 from xgfm.models.spec import PRITHVI_BANDS
-from xgfm.train.chip_sets import import_chips
-from xgfm.train.chip_store import Chips
-from xgfm.train.loader import normalised
+from xgfm.train.chips.loader import normalised
+from xgfm.train.chips.published import import_chips
+from xgfm.train.chips.store import Chips
 
 SIDE = 16
 ALBERS = "EPSG:5070"

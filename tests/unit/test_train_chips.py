@@ -23,13 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-import xgfm.train.chip_writing
+import xgfm.train.chips.writing
 from xgfm.cf import class_flags
 from xgfm.cube.composite import composite
 from xgfm.errors import FramesError, LabelError, TrainError, XgfmError
 from xgfm.grid import geobox_of, with_grid
-from xgfm.train.chips import Chips, open_chips, write_chips
-from xgfm.train.sampling import plan_chips
+from xgfm.train.chips.chips import Chips, open_chips, write_chips
+from xgfm.train.sampling.plan import plan_chips
 
 CLASSES = toys.task_spec().classes
 
@@ -93,7 +93,7 @@ def cases(draw: st.DrawFn) -> Case:
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_chips_are_the_pixels_of_cube_and_labels(case: Case) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(xgfm.train.chip_writing, "_LOT_CHIPS", case.each)
+        patched.setattr(xgfm.train.chips.writing, "_LOT_CHIPS", case.each)
         try:
             chips = write_chips(case.cubes, case.labels, f"{name}/chips.zarr", case.plan)
         except TrainError as error:
@@ -132,7 +132,7 @@ def by_xarray(chips: Chips, indexes: np.ndarray) -> tuple[np.ndarray, ...]:
 
 @pytest.mark.parametrize("url", [False, True], ids=["path", "file URL"])
 def test_read_is_what_xarray_reads_in_any_order(tmp_path: Path, url: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xgfm.train.chip_writing, "_LOT_CHIPS", 5)
+    monkeypatch.setattr(xgfm.train.chips.writing, "_LOT_CHIPS", 5)
     cube, label = field_chips.field()
     path = f"file://{tmp_path}/chips.zarr" if url else tmp_path / "chips.zarr"
     chips = write_chips(cube, label, path, field_chips.plan_of(label), size=field_chips.SIZE)
@@ -150,7 +150,7 @@ def test_read_is_what_xarray_reads_in_any_order(tmp_path: Path, url: bool, monke
 def test_a_store_that_is_not_local_is_read_by_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chips = field_chips.write_small_chips(tmp_path / "chips.zarr")
     expected = chips.read(np.arange(12))
-    monkeypatch.setattr("xgfm.train.chip_store.local_folder", lambda path: None)
+    monkeypatch.setattr("xgfm.train.chips.store.local_folder", lambda path: None)
     shutil.move(tmp_path / "chips.zarr", tmp_path / "moved.zarr")
     again = open_chips(tmp_path / "moved.zarr").read(np.arange(12))
     for mine, theirs in zip(again, expected, strict=True):
@@ -236,7 +236,7 @@ def test_chips_without_a_valid_pixel_or_a_label_are_stored_too(tmp_path: Path) -
 
 
 def test_workers_of_a_cluster_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xgfm.train.chip_writing, "_LOT_CHIPS", 2)
+    monkeypatch.setattr(xgfm.train.chips.writing, "_LOT_CHIPS", 2)
     alone = field_chips.write_small_chips(tmp_path / "alone.zarr")
     cube, label = field_chips.field()
     with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as client:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xgfm.errors import TrainError
-from xgfm.train.curves import differences, draw_efficiency, draw_learning, markdown, student, summary
+from xgfm.train.study.curves import differences, draw_efficiency, draw_learning, markdown, student, summary
 
 
 def runs() -> pd.DataFrame:

@@ -19,12 +19,12 @@ from xgfm.errors import TrainError
 from xgfm.models.build import build_model
 from xgfm.models.folder import save_model
 from xgfm.models.spec import Statistics
-from xgfm.train import experiment as module
-from xgfm.train.chips import Chips
-from xgfm.train.experiment import StudyWarning, execute, experiment, plan, records
-from xgfm.train.interrupts import Stopped
-from xgfm.train.study import StudySpec
-from xgfm.train.subsets import subset
+from xgfm.train.chips.chips import Chips
+from xgfm.train.chips.subsets import subset
+from xgfm.train.loop.interrupts import Stopped
+from xgfm.train.study import experiment as module
+from xgfm.train.study.experiment import StudyWarning, execute, experiment, plan, records
+from xgfm.train.study.spec import StudySpec
 
 TRAIN = {"steps": 2, "every": 1, "batch_size": 4, "precision": "fp32", "task": {"decoder": "linear"}}
 
@@ -218,7 +218,7 @@ def _dying_once(mark: str) -> None:
     """Let the first run that validates on a worker take its process with it."""
     import os
 
-    from xgfm.train.checkpoints import Checkpoints
+    from xgfm.train.loop.checkpoints import Checkpoints
 
     save = Checkpoints.save
 

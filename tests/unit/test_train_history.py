@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xgfm.errors import MissingExtraError, WriteError
-from xgfm.train.history import COLUMNS, HISTORY, History, read_history
-from xgfm.train.loggers import Records
+from xgfm.train.loop.history import COLUMNS, HISTORY, History, read_history
+from xgfm.train.loop.loggers import Records
 from xgfm.train.settings import TrainSettings
 
 LEAST: dict[str, Any] = {"chips": "c", "folder": "f", "base": "scratch"}

@@ -22,9 +22,9 @@ from rasterio.warp import Resampling, reproject
 
 from xgfm.errors import GridError, LabelError
 from xgfm.grid import geobox_of, with_grid
-from xgfm.train.label_studio import decode_rle
-from xgfm.train.labels import labels
-from xgfm.train.legend import classes_of
+from xgfm.train.labels.labels import labels
+from xgfm.train.labels.legend import classes_of
+from xgfm.train.labels.studio import decode_rle
 
 BOX = toys.geobox(40, 50)
 LAZY = toys.cube(chunks=(1, 6, 16, 16))
@@ -216,7 +216,7 @@ def test_a_raster_on_the_grid_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_lazy_raster_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xgfm.train.label_rasters import FileWindows
+    from xgfm.train.labels.rasters import FileWindows
 
     path = raster(tmp_path / "codes.tif", CODES, BOX.pad(20).transform)
     read, window = [], FileWindows.window
@@ -341,7 +341,7 @@ def test_raster_label_items(tmp_path: Path) -> None:
 
 
 def test_items_with_names_for_values_of_files() -> None:
-    from xgfm.train.label_items import read_item
+    from xgfm.train.labels.items import read_item
 
     made = item("a", LabelType.RASTER, "/x/codes.tif", pystac.MediaType.COG, ["water", "land"], None)
     assert read_item(made).legend is None  # which value is water nobody says

@@ -16,9 +16,9 @@ from odc.geo.geobox import GeoBox
 
 from xgfm.errors import GridError, LabelError
 from xgfm.grid import geobox_of
-from xgfm.train.label_order import LabelWarning
-from xgfm.train.labels import labels
-from xgfm.train.legend import Legend, classes_of
+from xgfm.train.labels.labels import labels
+from xgfm.train.labels.legend import Legend, classes_of
+from xgfm.train.labels.order import LabelWarning
 
 BOX = toys.geobox(40, 50)
 LAZY = toys.cube(chunks=(1, 6, 16, 16))
@@ -141,7 +141,7 @@ def test_labels_go_through_netcdf_and_zarr(tmp_path: Path) -> None:
 
 
 def test_nothing_is_drawn_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xgfm.train import label_grid
+    from xgfm.train.labels import grid as label_grid
 
     drawn = []
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from xgfm.cf import class_flags
 from xgfm.errors import LabelError, TaskError
 from xgfm.models.spec import ClassInfo
-from xgfm.train.legend import Legend, LegendEntry, classes_of, legend_of
+from xgfm.train.labels.legend import Legend, LegendEntry, classes_of, legend_of
 
 CROPS = Legend.of(
     [

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from xgfm.errors import TrainError
 from xgfm.models.spec import PRITHVI_BANDS, Statistics
-from xgfm.train.chip_store import BandStatistics, ChipFacts, Chips, Sample
-from xgfm.train.loader import Batches, normalised
+from xgfm.train.chips.loader import Batches, normalised
+from xgfm.train.chips.store import BandStatistics, ChipFacts, Chips, Sample
 
 SIZE, FRAMES = 6, 3
 NODATA = -9999

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from xgfm.errors import TrainError
-from xgfm.train.losses import IGNORE, Losses, cross_entropy, dice, focal, sqrt_inverse
+from xgfm.train.loop.losses import IGNORE, Losses, cross_entropy, dice, focal, sqrt_inverse
 
 WEIGHTS = (0.5, 1.0, 3.0, 0.25)
 

@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 from small import CLASSES, task
 
 from xgfm.errors import LabelError, TrainError
-from xgfm.train.metrics import IGNORE, Confusion, Regression, metrics_for, metrics_from_state, scores_of
+from xgfm.train.scores.metrics import IGNORE, Confusion, Regression, metrics_for, metrics_from_state, scores_of
 
 NAMES = ("a", "b", "c", "d")
 CODES = st.sampled_from([0, 1, 2, 3, IGNORE])
@@ -189,7 +189,7 @@ def test_bootstrap_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     confusion = Confusion(NAMES)
     confusion.add(truth, said, groups)
     whole = confusion.bootstrap(100)
-    monkeypatch.setattr("xgfm.train.group_sums._AT_ONCE", 200)
+    monkeypatch.setattr("xgfm.train.scores.group_sums._AT_ONCE", 200)
     assert confusion.bootstrap(100) == whole
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import distributed as dist
 from torch import nn
 
-from xgfm.train.norm import SynchronisedNorm, plain, synchronised
+from xgfm.train.ranks.norm import SynchronisedNorm, plain, synchronised
 
 KINDS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 SHAPES = {2: (), 3: (5,), 4: (3, 4), 5: (2, 3, 2)}

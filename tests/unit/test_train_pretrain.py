@@ -16,8 +16,8 @@ from xgfm.errors import TrainError
 from xgfm.models.handle import load_model
 from xgfm.models.mae import reconstruction_loss
 from xgfm.models.spec import ModelSpec, Statistics
-from xgfm.train.chips import Chips
-from xgfm.train.loader import normalised
+from xgfm.train.chips.chips import Chips
+from xgfm.train.chips.loader import normalised
 from xgfm.train.pretrain import MODEL, Options, _Run, pretrain
 
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 4, "every": 2, "device": "cpu"}

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xgfm.errors import ClusterError
-from xgfm.train import ranks
-from xgfm.train.ranks import Ranks, Rendezvous, first_host, interface_to, joined, rendezvous
+from xgfm.train.ranks import ranks
+from xgfm.train.ranks.ranks import Ranks, Rendezvous, first_host, interface_to, joined, rendezvous
 
 TORCHRUN = {
     "RANK": "5",

@@ -18,11 +18,11 @@ from xgfm.cf import class_flags
 from xgfm.errors import LabelError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.models.spec import ClassInfo
-from xgfm.train.autocorrelation import GONE, correlogram
-from xgfm.train.chip_counts import candidates
-from xgfm.train.chip_places import Places, block_ids
-from xgfm.train.sampling import LeakageWarning, count_columns, draw_splits, leakage, plan_chips, split_table
-from xgfm.train.splits import Deal, deal
+from xgfm.train.sampling.autocorrelation import GONE, correlogram
+from xgfm.train.sampling.counts import candidates
+from xgfm.train.sampling.places import Places, block_ids
+from xgfm.train.sampling.plan import LeakageWarning, count_columns, draw_splits, leakage, plan_chips, split_table
+from xgfm.train.sampling.splits import Deal, deal
 
 INFOS = tuple(ClassInfo(name, f"#{n:06x}") for n, name in enumerate(("Corn", "Winter wheat", "Water")))
 
@@ -301,7 +301,7 @@ def test_classes_are_drawn_alike_when_asked() -> None:
 
 
 def test_weights_of_a_draw_are_as_stated() -> None:
-    from xgfm.train.splits import _weights
+    from xgfm.train.sampling.splits import _weights
 
     counts = np.array([[8, 0], [8, 0], [4, 4]])
     np.testing.assert_allclose(_weights(counts, 1.0), [0.2, 0.2, 0.6])

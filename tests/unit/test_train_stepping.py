@@ -18,13 +18,13 @@ from torch import nn
 
 from xgfm.errors import TrainError
 from xgfm.models.build import build_task
-from xgfm.train.chips import Chips
-from xgfm.train.losses import Losses
-from xgfm.train.passes import Passes, tensors
-from xgfm.train.ranks import Ranks
+from xgfm.train.chips.chips import Chips
+from xgfm.train.loop.losses import Losses
+from xgfm.train.loop.passes import Passes, tensors
+from xgfm.train.loop.stepping import Stepper, learning_rate, seeded
+from xgfm.train.ranks.ranks import Ranks
 from xgfm.train.settings import TrainSettings
-from xgfm.train.stepping import Stepper, learning_rate, seeded
-from xgfm.train.tuning import parameter_groups
+from xgfm.train.start.tuning import parameter_groups
 
 LEAST: dict[str, Any] = {"chips": "chips", "folder": "run", "base": "small", "precision": "fp32", "warmup": 0.0}
 

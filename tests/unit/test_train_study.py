@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from xgfm.errors import TrainError
-from xgfm.train.study import Run, StudySpec, digest_of
+from xgfm.train.study.spec import Run, StudySpec, digest_of
 
 UNET = {
     "kind": "task",

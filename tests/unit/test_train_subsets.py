@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xgfm.errors import TrainError
-from xgfm.train.subsets import subset
+from xgfm.train.chips.subsets import subset
 
 groups = st.lists(st.integers(-5, 12), min_size=1, max_size=120).map(np.array)
 shares = st.floats(0.01, 1.0)

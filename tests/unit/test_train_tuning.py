@@ -21,12 +21,12 @@ from xgfm.models.folder import save_model, save_task
 from xgfm.models.handle import load_model, load_task, register_task
 from xgfm.models.mae import PrithviMAE
 from xgfm.models.spec import PRITHVI_BANDS, ClassInfo, Statistics, WeightsSource, to_json
-from xgfm.train.layers import encoder_of, output_layers
-from xgfm.train.lora import LowRank, merge
-from xgfm.train.new_task import architecture, new_task
 from xgfm.train.settings import TaskSettings, TrainSettings
-from xgfm.train.targets import Scale, rescale
-from xgfm.train.tuning import learned, parameter_groups, put_learned, start_module, train_mode
+from xgfm.train.start.layers import encoder_of, output_layers
+from xgfm.train.start.lora import LowRank, merge
+from xgfm.train.start.new_task import architecture, new_task
+from xgfm.train.start.targets import Scale, rescale
+from xgfm.train.start.tuning import learned, parameter_groups, put_learned, start_module, train_mode
 
 OTHER = (ClassInfo("Bare", "#aaaaaa"), ClassInfo("Crop", "#00ff00"))
 

@@ -101,7 +101,7 @@ def estimate_areas(counts: Any, mapped: Any, *, classes: Sequence[str] = (), con
     ----------
     counts
         ``(map class, reference class)`` places of the sample. The map is along the first dimension, as in the paper;
-        `xgfm.train.metrics.Confusion` has it the other way, and its pixels are no random sample.
+        `xgfm.train.scores.metrics.Confusion` has it the other way, and its pixels are no random sample.
     mapped
         Area of each map class ``(class,)``, in any units, or pixels where they are all of one size.
     classes

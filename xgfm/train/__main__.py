@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(path: str) -> None:
     from xgfm.train.fit import run, unguarded
-    from xgfm.train.ranks import rendezvous
+    from xgfm.train.loop.trainer import train
+    from xgfm.train.ranks.ranks import rendezvous
     from xgfm.train.settings import TrainSettings
-    from xgfm.train.trainer import train
 
     settings, place = TrainSettings.read(path), rendezvous()
     if place is not None and place.rank > 0:

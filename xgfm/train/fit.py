@@ -19,12 +19,12 @@ from xgfm.models import registry
 from xgfm.models.spec import ModelSpec, TaskSpec, to_json
 from xgfm.store.lock import Holder
 from xgfm.store.objects import Objects, local_folder
-from xgfm.train.chips import Chips, open_chips, write_chips
-from xgfm.train.finish import check_artifact, finish
-from xgfm.train.launch import launch, on_worker
-from xgfm.train.new_task import check_bands
+from xgfm.train.chips.chips import Chips, open_chips, write_chips
+from xgfm.train.loop.trainer import SETTINGS, TrainResult, train
+from xgfm.train.ranks.launch import launch, on_worker
+from xgfm.train.result.finish import check_artifact, finish
 from xgfm.train.settings import TaskSettings, TrainSettings
-from xgfm.train.trainer import SETTINGS, TrainResult, train
+from xgfm.train.start.new_task import check_bands
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -26,14 +26,14 @@ from xgfm.models.folder import save_model
 from xgfm.models.mae import PrithviMAE
 from xgfm.models.spec import ModelSpec, TaskSpec, to_json
 from xgfm.notebook import card
-from xgfm.train.checkpoints import Checkpoints
-from xgfm.train.chips import Chips, Sample, open_chips
-from xgfm.train.history import History, read_history
-from xgfm.train.interrupts import Interrupts, Stopped
-from xgfm.train.loader import Batches, normalised
-from xgfm.train.passes import part, tensors
-from xgfm.train.stepping import learning_rate, seeded
-from xgfm.train.study import digest_of
+from xgfm.train.chips.chips import Chips, Sample, open_chips
+from xgfm.train.chips.loader import Batches, normalised
+from xgfm.train.loop.checkpoints import Checkpoints
+from xgfm.train.loop.history import History, read_history
+from xgfm.train.loop.interrupts import Interrupts, Stopped
+from xgfm.train.loop.passes import part, tensors
+from xgfm.train.loop.stepping import learning_rate, seeded
+from xgfm.train.study.spec import digest_of
 
 MODEL = "model"
 """Folder of the finished model in that of the run."""
@@ -113,8 +113,8 @@ def pretrain(
         Their labels are not looked at. Chips of other splits are not trained on; those of the validation split are
         reconstructed from time to time.
     spec : ModelSpec
-        Sizes and encodings; `xgfm.train.new_task.small_encoder` makes a small one. Its statistics are those that images
-        are normalised with, here and in what is fine-tuned from it.
+        Sizes and encodings; `xgfm.train.start.new_task.small_encoder` makes a small one. Its statistics are those that
+        images are normalised with, here and in what is fine-tuned from it.
     folder : path
         Of the run. One that holds a run of the same options goes on.
     steps, batch_size : int

@@ -26,8 +26,8 @@ from xgfm.models.folder import save_task
 from xgfm.models.handle import ModelHandle, load_task, register_task
 from xgfm.models.probed import Head, ProbedEncoder
 from xgfm.models.spec import ModelSpec, TaskSpec
-from xgfm.train.labels import labels as drawn_labels
-from xgfm.train.legend import classes_of
+from xgfm.train.labels.labels import labels as drawn_labels
+from xgfm.train.labels.legend import classes_of
 from xgfm.train.linear import fit_logistic, fit_ridge
 
 Floats = NDArray[np.float32]

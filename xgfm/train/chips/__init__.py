@@ -1,0 +1,1 @@
+"""Training samples on disk, and from there to batches."""

@@ -1,0 +1,1 @@
+"""Labels of every common kind, on the grid of a cube."""
