@@ -75,9 +75,24 @@ def test_yaml_there_and_back_is_the_same_record(spec: JobSpec) -> None:
 @settings(UNTIMED)
 @given(specs())
 def test_any_yaml_reader_reads_it(spec: JobSpec) -> None:
-    plain = yaml.safe_load(spec.to_yaml())  # of YAML 1.1, where more texts need quotes
-    assert plain["block"] == spec.block
-    assert JobSpec.from_yaml(yaml.safe_dump(plain)).block == spec.block
+    assert JobSpec(**yaml.safe_load(spec.to_yaml())) == spec  # of YAML 1.1, where more texts need quotes
+
+
+@pytest.mark.parametrize("text", ["=", "<<", "no", "2024-04-01", "1e3", "~", "08", "8:30", "0_0."])
+def test_texts_stay_texts(text: str) -> None:
+    written = JobSpec(**{**GOOD, "options": {"device": text}}).to_yaml()
+    assert JobSpec.from_yaml(written).options.device == text
+    assert yaml.safe_load(written)["options"]["device"] == text
+
+
+def test_whole_numbers_are_decimal() -> None:
+    for text, number in (("064", 64), ("+080", 80)):
+        assert JobSpec.from_yaml(_with_block(text)).block == number
+
+
+def _with_block(text: str) -> str:
+    lines = JobSpec(**{**GOOD, "block": 96, "chunk": 16}).to_yaml().splitlines()
+    return "\n".join(f"block: {text}" if line.startswith("block:") else line for line in lines)
 
 
 def test_a_file_is_written_and_read(tmp_path: Path) -> None:

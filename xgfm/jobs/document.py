@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml.resolver import Resolver
 
 from xgfm.cube.hrefs import redacted
 from xgfm.errors import JobError, WriteError, XgfmError
@@ -53,10 +54,19 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _quoted(dumper: _Dumper, text: str) -> yaml.Node:
-    # Only between double quotes does PyYAML write every sign so that it reads it again.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+    # Only between double quotes does PyYAML write every sign so that it reads it again. What YAML 1.1 reads as no text
+    # (no, 2024-04-01, 08:30, =) is quoted too, for other readers.
+    tag = _OLD.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    plain = text.isprintable() and tag == "tag:yaml.org,2002:str"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+_OLD = Resolver()
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)  # PyYAML reads 010 as eight, and fails at 08
 _Dumper.add_representer(str, _quoted)
 for _tag, _pattern, _first in _SCALARS:
     for _class in (_Loader, _Dumper):
@@ -107,14 +117,38 @@ def from_yaml(text: str, record: type[Record], name: str) -> Record:
         raise JobError("\n".join(_at(place, lines, name) + said for place, said in error.entries)) from None
 
 
+class WrongEntriesError(JobError):
+    """Entries of a record that are wrong, each with its place."""
+
+    def __init__(self, entries: list[tuple[Place, str]]) -> None:
+        super().__init__("\n".join(said for _, said in entries))
+        self.entries = entries
+
+    def __reduce__(self) -> tuple[type[WrongEntriesError], tuple[list[tuple[Place, str]]]]:
+        return WrongEntriesError, (self.entries,)
+
+    @classmethod
+    def of(cls, error: ValidationError, record: type[BaseModel]) -> WrongEntriesError:
+        """Say what pydantic found in the project's own words, without repeating what may be secret."""
+        return cls([_say(problem, record) for problem in error.errors(include_url=False)])
+
+
 class Document(BaseModel):
     """A frozen record that is kept as a YAML file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True)
     called: ClassVar[str]
     """What messages call it."""
+    wrong: ClassVar[type[WrongEntriesError]] = WrongEntriesError
+    """What is raised for wrong entries."""
     refused_by: ClassVar[type[XgfmError]] = JobError
     """What is raised for a document that it cannot be read from."""
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise self.wrong.of(error, type(self)) from None  # pydantic's own text repeats what was given
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -151,22 +185,6 @@ class Document(BaseModel):
             Path(path).write_text(self.to_yaml(), encoding="utf-8")
         except OSError as error:
             raise WriteError(f"the {self.called} cannot be written to {str(path)!r} ({error.strerror})") from error
-
-
-class WrongEntriesError(JobError):
-    """Entries of a record that are wrong, each with its place."""
-
-    def __init__(self, entries: list[tuple[Place, str]]) -> None:
-        super().__init__("\n".join(said for _, said in entries))
-        self.entries = entries
-
-    def __reduce__(self) -> tuple[type[WrongEntriesError], tuple[list[tuple[Place, str]]]]:
-        return WrongEntriesError, (self.entries,)
-
-    @classmethod
-    def of(cls, error: ValidationError, record: type[BaseModel]) -> WrongEntriesError:
-        """Say what pydantic found in the project's own words, without repeating what may be secret."""
-        return cls([_say(problem, record) for problem in error.errors(include_url=False)])
 
 
 def _at(place: Place, lines: dict[Place, int], name: str) -> str:

@@ -19,7 +19,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 
@@ -255,14 +254,6 @@ class JobSpec(document.Document):
     """Whether coarser levels are added at the end."""
     limits: Limits = Field(default=Limits(), description="a mapping of limits")
     price: Price | None = Field(default=None, description="a mapping of prices, or absent")
-
-    def __init__(self, /, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise document.WrongEntriesError.of(
-                error, type(self)
-            ) from None  # pydantic's own text repeats what was given
 
     @model_validator(mode="after")
     def _fits(self) -> JobSpec:

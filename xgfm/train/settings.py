@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from xgfm.errors import TaskError, TrainError
 from xgfm.jobs import document
@@ -123,6 +123,7 @@ class TrainSettings(document.Document):
     """
 
     called = "settings"
+    wrong = WrongSettings
     refused_by = TrainError
 
     chips: Text = Field(description="path of a store of chips")
@@ -204,12 +205,6 @@ class TrainSettings(document.Document):
     """Beside the history in history.csv, which is always written."""
     keep: Whole = Field(default=2, description="a whole number from 1 on")
     """Checkpoints that are kept beside the best."""
-
-    def __init__(self, /, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise WrongSettings.of(error, type(self)) from None  # pydantic's own text repeats what was given
 
     @model_validator(mode="after")
     def _fits(self) -> TrainSettings:

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from xgfm.errors import TrainError
 from xgfm.jobs import document
@@ -51,6 +51,7 @@ class StudySpec(document.Document):
     """
 
     called = "study"
+    wrong = WrongSettings
     refused_by = TrainError
 
     chips: str = Field(min_length=1, description="path of a store of chips")
@@ -84,12 +85,6 @@ class StudySpec(document.Document):
     widths: tuple[int, ...] = Field(default=(32, 64, 128), description="channels of each level of the U-Net")
     forest: ForestSettings = Field(default=ForestSettings(), description="a mapping of trees, pixels, leaf")
     device: str | None = Field(default=None, description="cpu or cuda, or absent")
-
-    def __init__(self, /, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise WrongSettings.of(error, type(self)) from None  # pydantic's own text repeats what was given
 
     @model_validator(mode="after")
     def _fits(self) -> StudySpec:
@@ -130,13 +125,14 @@ class StudySpec(document.Document):
         if run.method == "unet":
             base = unet
             values["task"] = {key: v for key, v in values.get("task", {}).items() if key != "decoder"}
+        method: Any = "scratch" if run.method == "unet" else run.method  # a forest is none
         return TrainSettings(
             **values,
             chips=self.chips,
             folder=str(Path(self.folder) / "runs" / run.name),
             base=base,
             base_spec=self.base_spec if run.method in FROM_BASE else None,
-            method="scratch" if run.method == "unet" else run.method,
+            method=method,
             seed=run.seed,
             fraction=run.fraction,
             device=self.device,
