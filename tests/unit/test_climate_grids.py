@@ -121,6 +121,29 @@ def test_geobox_in_degrees_is_latitudes_and_longitudes_and_others_stay() -> None
     assert target_grid(part) is part
 
 
+def test_file_that_is_no_grid_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "text.nc").write_text("no netCDF")
+    with pytest.raises(GridError, match=r"grid='.*text\.nc': xarray knows no reader for it; give the path"):
+        target_grid(tmp_path / "text.nc")
+
+
+def test_rows_that_stand_on_the_poles_end_there() -> None:
+    lat, lon = np.arange(90, -90.1, -0.25), np.arange(0, 360, 0.25)
+    era5 = xr.Dataset(coords={"latitude": lat, "longitude": lon})
+    era5["latitude"].attrs, era5["longitude"].attrs = {"units": "degrees_north"}, {"units": "degrees_east"}
+    with pytest.raises(GridError, match=r"grid's latitude has no bounds.*cf\.add_bounds\('latitude'\)"):
+        target_grid(era5)
+    sides = {n: (n, np.stack([era5[n] - 0.125, era5[n] + 0.125], axis=1)) for n in ("latitude", "longitude")}
+    bounded = era5.assign({f"{n}_bounds": ((n, "bounds"), values) for n, (_, values) in sides.items()})
+    grid = target_grid(bounded)
+    assert (grid.lat_edges[0], grid.lat_edges[1], grid.lat_edges[-1]) == (-90, -89.875, 90)
+    assert (grid.lat[0], grid.lat[-1]) == (-90, 90)
+    assert grid.cell_areas().sum() == pytest.approx(510_065_621_724_088.4, rel=1e-12)
+    past = bounded.assign_coords(latitude=lat - 0.01).assign(latitude_bounds=bounded.latitude_bounds - 0.01)
+    with pytest.raises(GridError, match=r"reach from -90\.135 to 90\.115 north"):
+        target_grid(past)
+
+
 @pytest.mark.parametrize("name", ["0.05 degrees", ".5deg"])
 def test_spellings_of_names(name: str) -> None:
     assert target_grid(name).shape[0] in (3600, 360)
@@ -137,7 +160,14 @@ def test_spellings_of_names(name: str) -> None:
         (model_grid().isel(lat=[0, 1, 5, 6]), "do not adjoin"),
         (xr.Dataset(coords={"lat": (("j", "i"), np.zeros((2, 2))), "lon": (("j", "i"), np.zeros((2, 2)))}), "GeoBox"),
         (model_grid().assign(lat_bnds=(("lat", "bnds"), model_grid().lat_bnds.values * 100)), "expected degrees"),
-        (7, "is no climate grid"),
+        (7, "grid= is 7, which is no climate grid; give a name such as grid='7deg'"),
+        (0.25, "grid= is 0.25, which is no climate grid; give a name such as grid='0.25deg'"),
+        ([1], "grid= is a list, which is no climate grid"),
+        (model_grid().isel(lat=slice(0)), "latitude of the grid has dims"),
+        (GeoBox((0, 3), Affine(1, 0, 0, 0, -1, 0), "EPSG:4326"), "GeoBox of 0 x 3 cells"),
+        ("nothere.nc", r"grid='nothere\.nc': there is no such file; give the path"),
+        (Path("nothere.zarr"), r"grid='nothere\.zarr': there is no such file"),
+        (__file__ + ".nc", "no such file"),
     ],
 )
 def test_other_grids_are_refused_with_what_is_known(grid: object, words: str) -> None:

@@ -10,13 +10,14 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from xgfm.climate.globe import Extent, extent, fractional_pixels, outline, pixel_areas, zone_areas
+from xgfm.cube.hrefs import redacted
 from xgfm.errors import GridError
 from xgfm.grid import crs_name
 
@@ -93,7 +94,7 @@ def target_grid(
     grid : str, path, Dataset, GeoBox or ClimateGrid
         ``"0.05deg"``, ``"0.1deg"``, ``"0.25deg"``, or any ``"<n>deg"`` that divides 180 degrees: cells from 180 W and
         90 S. A Dataset, or the path of one, with one-dimensional ``lat`` and ``lon`` and their bounds, such as a file
-        of a CMIP6 model. A GeoBox in any CRS; one in degrees on WGS84 becomes latitudes and longitudes.
+        of a CMIP6 model; cells that pass a pole by half their height at most end at it. A GeoBox in any CRS; one in degrees on WGS84 becomes latitudes and longitudes.
     over : Dataset, DataArray, GeoBox or sequence of GeoBox, optional
         The maps. The cells that they meet are kept: rows and columns of the whole grid.
 
@@ -104,7 +105,8 @@ def target_grid(
     Raises
     ------
     GridError
-        For an unknown name, a Dataset without bounds, cells that do not adjoin, or a grid that the maps do not meet.
+        For an unknown name, a path that cannot be opened, a Dataset without bounds, cells that do not
+        adjoin, or a grid that the maps do not meet.
     """
     whole = _whole(grid)
     if over is None:
@@ -135,12 +137,28 @@ def _whole(grid: Any) -> ClimateGrid:
     if isinstance(grid, str) and not re.search(r"[/\\]|\.(nc4?|zarr|cdf|h5)$|^\w+://", grid):
         return _named(grid)
     if isinstance(grid, str | PathLike):
-        with xr.open_dataset(str(grid), decode_times=False) as opened:
-            return _of_dataset(opened, str(opened.attrs.get("source_id", "model grid")))
+        return _of_file(fspath(grid))
+    number = isinstance(grid, int | float) and not isinstance(grid, bool)
+    said, name = (f"{grid!r}", f"{grid:g}deg") if number else (f"a {type(grid).__name__}", "0.05deg")
     raise GridError(
-        f"grid={type(grid).__name__} is no climate grid; give a name such as '0.05deg', a Dataset with lat, lon and "
+        f"grid= is {said}, which is no climate grid; give a name such as grid={name!r}, a Dataset with lat, lon and "
         "their bounds, or a GeoBox"
     )
+
+
+def _of_file(path: str) -> ClimateGrid:
+    """Return the grid of a model by its file."""
+    try:
+        opened = xr.open_dataset(path, decode_times=False)
+    except (OSError, ValueError) as error:
+        known = "it cannot be read" if isinstance(error, OSError) else "xarray knows no reader for it"
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else known
+        raise GridError(
+            f"grid={redacted(path)!r}: {reason}; give the path of a file with lat, lon and their bounds, or "
+            f"a name such as {NAMES[0]!r}"
+        ) from error
+    with opened:
+        return _of_dataset(opened, str(opened.attrs.get("source_id", "model grid")))
 
 
 def _named(name: str) -> ClimateGrid:
@@ -169,6 +187,8 @@ def _of_edges(name: str, lat: Array, lon: Array) -> ClimateGrid:
 def _of_geobox(box: GeoBox) -> ClimateGrid:
     if box.crs is None:
         raise GridError("grid= is a GeoBox without a CRS; give one with crs='EPSG:...'")
+    if 0 in box.shape:
+        raise GridError(f"grid= is a GeoBox of {box.shape[0]} x {box.shape[1]} cells; give one with a cell or more")
     transform = box.transform
     if box.crs.epsg == 4326 and not transform.b and not transform.d:
         rows, columns = box.shape
@@ -183,7 +203,9 @@ def _of_geobox(box: GeoBox) -> ClimateGrid:
 def _of_dataset(dataset: xr.Dataset, name: str) -> ClimateGrid:
     lat, lat_bounds = _coordinate(dataset, "lat", ("latitude", "degrees_north"))
     lon, lon_bounds = _coordinate(dataset, "lon", ("longitude", "degrees_east"))
-    if lat_bounds.min() < -90.001 or lat_bounds.max() > 90.001 or np.ptp(lon_bounds) > 360.001:
+    # Where rows stand on the poles, as in ERA5, bounds half way between centres pass them by half a cell.
+    spare = 0.001 + np.diff(lat_bounds[[0, -1]], axis=1)[:, 0] / 2
+    if lat_bounds.min() < -90 - spare[0] or lat_bounds.max() > 90 + spare[1] or np.ptp(lon_bounds) > 360.001:
         raise GridError(
             f"the grid's bounds reach from {lat_bounds.min():g} to {lat_bounds.max():g} north and from "
             f"{lon_bounds.min():g} to {lon_bounds.max():g} east; expected degrees, at most once around the globe"
@@ -193,26 +215,26 @@ def _of_dataset(dataset: xr.Dataset, name: str) -> ClimateGrid:
 
 def _coordinate(dataset: xr.Dataset, name: str, known: tuple[str, str]) -> tuple[Array, Array]:
     """Return the centres and bounds of one axis, increasing."""
-    found = next(
+    own, found = next(
         (
-            v
+            (str(n), v)
             for n, v in dataset.variables.items()
             if n in (name, known[0]) or v.attrs.get("standard_name") == known[0] or v.attrs.get("units") == known[1]
         ),
-        None,
+        (name, None),
     )
-    if found is None or found.ndim != 1:
-        shape = "is not there" if found is None else f"has dims {found.dims}"
+    if found is None or found.ndim != 1 or not found.size:
+        shape = "is not there" if found is None else f"has dims {found.dims} and shape {found.shape}"
         raise GridError(
-            f"{known[0]} of the grid {shape}; expected a one-dimensional coordinate {name!r}. Give a curvilinear or "
+            f"{known[0]} of the grid {shape}; expected a one-dimensional coordinate {name!r} with a cell or more. Give a curvilinear or "
             "rotated grid as a GeoBox in its own CRS"
         )
-    named = (found.attrs.get("bounds"), found.encoding.get("bounds"), f"{name}_bnds", f"{name}_bounds")
+    named = (found.attrs.get("bounds"), found.encoding.get("bounds"), f"{own}_bnds", f"{own}_bounds")
     bounds = next((dataset[n] for n in named if n is not None and n in dataset.variables), None)
     if bounds is None or bounds.ndim != 2 or bounds.shape != (found.size, 2):
         raise GridError(
-            f"the grid's {name} has no bounds, and centres do not say where cells end; give a Dataset with "
-            f"{name}_bnds ({name}, 2), for evenly spaced ones dataset.cf.add_bounds({name!r})"
+            f"the grid's {own} has no bounds, and centres do not say where cells end; give a Dataset with "
+            f"{own}_bnds ({own}, 2): for evenly spaced centres, dataset.cf.add_bounds({own!r}) after import cf_xarray"
         )
     values, cells = found.values.astype("float64"), np.sort(bounds.values.astype("float64"), axis=1)
     order = np.argsort(values)
@@ -223,7 +245,7 @@ def _coordinate(dataset: xr.Dataset, name: str, known: tuple[str, str]) -> tuple
         or (gaps > 1e-4 * np.diff(cells, axis=1).min()).any()
         or not (np.diff(cells) > 0).all()
     ):
-        raise GridError(f"the cells of the grid's {name} do not adjoin; expected each to begin where the last one ends")
+        raise GridError(f"the cells of the grid's {own} do not adjoin; expected each to begin where the last one ends")
     cells[1:, 0] = cells[:-1, 1]
     return values, cells
 
