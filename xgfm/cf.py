@@ -29,6 +29,10 @@ CONVENTIONS = "CF-1.11"
 """Newest version that the IOOS checker and Zarr's CF convention know."""
 NODATA = 255
 """Fill value of class maps."""
+_NO_CLASS = re.compile(
+    r"no_?(data|class|label|value)|fill|missing|mask|unclassified|unlabell?ed|unknown|none|void", re.I
+)
+"""Words by which others explain the code of pixels without a class."""
 GRID_MAPPING = "spatial_ref"
 CLASS_DIM = "class"
 
@@ -128,13 +132,14 @@ def flags_of(layer: xr.DataArray) -> tuple[Flag, ...]:
     ----------
     layer : DataArray
         With ``flag_values`` and ``flag_meanings``; where there are none, ``class_names`` are the words with blanks and
-        ``flag_colors`` those of the palette, which also stand for what is no ``#rrggbb``. 255 may be explained as a
-        flag, and is no class all the same.
+        ``flag_colors`` those of the palette, which also stand for what is no ``#rrggbb``. 255 may be explained as
+        no data, and is then left out.
 
     Raises
     ------
     LabelError
-        Where there are not as many names or colours as values, or values that are no class codes.
+        Where there are not as many names or colours as values, or values that are no class codes, such as
+        255 for a class.
     """
     attrs = layer.attrs
     if "flag_values" not in attrs:
@@ -154,8 +159,14 @@ def flags_of(layer: xr.DataArray) -> tuple[Flag, ...]:
             f"flag_values {numbers} of {layer.name!r} are no class codes; expected distinct ones, 0 to {NODATA - 1}"
         )
     colors = [c if re.fullmatch("#[0-9A-Fa-f]{6}", c) else s for c, s in zip(colors, spare, strict=True)]
-    flags = zip(numbers, words, names, colors, strict=True)
-    return tuple(Flag(*flag) for flag in flags if flag[0] != NODATA)
+    flags = [Flag(*flag) for flag in zip(numbers, words, names, colors, strict=True)]
+    for flag in flags:
+        if flag.number == NODATA and not _NO_CLASS.search(flag.word):
+            raise LabelError(
+                f"flag_values {numbers} of {layer.name!r} give {NODATA} to the class {flag.name!r}, and {NODATA} is no "
+                f"data; give classes the codes 0 to {NODATA - 1}"
+            )
+    return tuple(flag for flag in flags if flag.number != NODATA)
 
 
 def axis_attrs(axis: str, *, geographic: bool) -> dict[str, str]:

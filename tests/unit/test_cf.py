@@ -174,6 +174,7 @@ def test_flags_of_others_are_read_with_colours_of_the_palette() -> None:
         {"flag_values": [0, 1], "flag_meanings": "corn wheat", "class_names": ["corn"]},
         {"flag_values": [1, 1], "flag_meanings": "corn wheat"},
         {"flag_values": [0, 256], "flag_meanings": "corn wheat"},
+        {"flag_values": [0, 255], "flag_meanings": "corn wheat"},
     ],
 )
 def test_flags_that_do_not_fit_are_refused(attrs: dict[str, object]) -> None:
