@@ -6,6 +6,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from affine import Affine
@@ -136,11 +137,18 @@ def test_sample_and_estimate_find_the_truth() -> None:
     assert ((found.interval[:, 0] <= there) & (there <= found.interval[:, 1])).all()
 
 
+def test_a_store_that_was_opened_with_decoding_gives_the_same_places() -> None:
+    codes = stripes()
+    codes[:10] = 255
+    plain = classified(codes).assign_attrs(flag_values=[0, 1, 2, 3], flag_meanings="water forest corn town")
+    pd.testing.assert_frame_equal(stratified_sample(plain.where(plain != 255), 40), stratified_sample(plain, 40))
+
+
 def test_maps_that_cannot_be_drawn_from_are_refused() -> None:
     array = classified(stripes())
     with pytest.raises(LabelError, match=r"dims \('time', 'y', 'x'\)"):
         stratified_sample(array.expand_dims("time"), 10)
-    with pytest.raises(LabelError, match="of float32; expected class codes"):
+    with pytest.raises(LabelError, match="values of float32 and no flag_values; expected class codes"):
         stratified_sample(array.astype("float32"), 10)
     degrees = GeoBox((90, 110), Affine(0.001, 0, 10.0, 0, -0.001, 50.0), "EPSG:4326")
     with pytest.raises(GridError, match="in degrees"):

@@ -89,8 +89,8 @@ def stratified_sample(
     Parameters
     ----------
     map : DataArray
-        Class codes ``(y, x)``, as `predict` gives them; 255 is no class. On a projected grid. A lazy one is computed,
-        block by block.
+        Class codes ``(y, x)``, as `predict` gives them; 255, or NaN of a store that was opened with decoding, is no
+        class. On a projected grid. A lazy one is computed, block by block.
     n : int
         Places, over all classes.
     seed : int
@@ -115,9 +115,14 @@ def stratified_sample(
     LabelError
         For other dims, or more places asked for than a class has pixels.
     """
-    if map.dims != ("y", "x") or map.dtype.kind not in "iu":
+    if map.dims != ("y", "x"):
+        raise LabelError(f"the map has dims {map.dims}; expected class codes (y, x): choose with map.isel(time=0)")
+    if map.dtype.kind == "f" and "flag_values" in map.attrs:  # a store that was opened with decoding
+        map = map.fillna(NODATA).astype("uint8").assign_attrs(map.attrs)
+    if map.dtype.kind not in "iu":
         raise LabelError(
-            f"the map has dims {map.dims} of {map.dtype}; expected class codes (y, x): choose with map.isel(time=0)"
+            f"the map {map.name!r} has values of {map.dtype} and no flag_values; expected class codes, as predict "
+            "gives them"
         )
     box = geobox_of(map)
     if box.crs is None or box.crs.geographic:
