@@ -11,10 +11,13 @@ import pytest
 import xarray as xr
 from affine import Affine
 from climate_sums import TYPES, degrees, on_geobox, sums
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from xgfm.climate.output import described
-from xgfm.errors import CubeError, GridError, LabelError
+from xgfm.errors import CubeError, GridError, LabelError, XgfmError
+from xgfm.store.netcdf import to_netcdf
 
 LMON = {
     "cropFrac": ("Percentage Crop Cover", "typecrop", "crops"),
@@ -28,7 +31,8 @@ def test_names_units_and_types_are_those_of_the_tables() -> None:
     kinds = ["broadleaf_deciduous_trees", "crops", "crops_of_c4_plant_functional_types", "bare_ground"]
     legend = dict(zip(TYPES, kinds, strict=True))
     out = described(sums(), mode="cmip", area_types=legend)
-    plain = described(sums())["area_fraction"]
+    cf = described(sums())
+    plain = cf["area_fraction"] * cf["valid_area_fraction"]
     members = {"cropFrac": [1, 2], "treeFrac": [0], "baresoilFrac": [3]}
     for name, (long_name, coordinate, kind) in LMON.items():
         assert out[name].dims == ("time", "lat", "lon")
@@ -37,12 +41,31 @@ def test_names_units_and_types_are_those_of_the_tables() -> None:
         assert out[name].attrs["long_name"] == long_name
         assert out[name].attrs["cell_methods"] == "area: mean where land over all_area_types time: mean"
         assert out[name].attrs["cell_measures"] == "area: areacella"
+        assert out[name].attrs["ancillary_variables"] == "valid_area_fraction"
         assert str(out[coordinate].values) == kind
         expected = 100 * plain.isel({"class": members[name]}).sum("class", skipna=False)
         np.testing.assert_allclose(out[name], expected, rtol=1e-5)
     assert out["landCoverFrac"].dims == ("vegtype", "time", "lat", "lon")
     np.testing.assert_allclose(out["landCoverFrac"], 100 * plain, rtol=1e-6)
+    assert out["landCoverFrac"].attrs["ancillary_variables"] == "valid_area_fraction"
     assert "grassFrac" not in out
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.3, 0.6]))
+def test_percentages_times_the_area_of_cells_are_areas_on_the_map(seed: int, min_valid: float) -> None:
+    """As a tool for CMIP6 computes them, from files that say nothing of what was seen."""
+    made = sums(seed=seed)
+    out = described(made, mode="cmip", area_types=TYPES, min_valid=min_valid, sample_error=0.1)
+    seen = made.valid_area / made.cell_area
+    kept = (seen > 0) & (seen >= min_valid)
+    crops = out["cropFrac"].astype("float64") / 100 * out["areacella"]
+    np.testing.assert_array_equal(np.isfinite(crops), kept)
+    expected = np.where(kept, made.area[[1, 2]].sum(0), 0)
+    np.testing.assert_allclose(crops.fillna(0), expected, rtol=1e-6, atol=1)
+    np.testing.assert_allclose(out["landCoverFrac"].sum("vegtype"), 100 * seen * kept, rtol=1e-5, atol=1e-4)
+    error = out["landCoverFrac_standard_error"].isel(vegtype=0)
+    np.testing.assert_allclose(error.values[kept], 10 * seen[kept], rtol=1e-5)
 
 
 def test_the_checker_has_nothing_to_say(tmp_path: Path) -> None:
@@ -51,8 +74,48 @@ def test_the_checker_has_nothing_to_say(tmp_path: Path) -> None:
 
     out = described(sums(), mode="cmip", area_types=TYPES, sample_error=0.02, min_valid=0.3)
     assert complaints(out, tmp_path / "all.nc") == ""
-    alone = out.drop_vars([n for n in out.data_vars if n not in ("cropFrac", "areacella")])
+    kept = ("cropFrac", "areacella", "valid_area_fraction")
+    alone = out.drop_vars([n for n in out.data_vars if n not in kept])
     assert complaints(alone, tmp_path / "one.nc") == ""
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["made", "opened"])
+def test_a_variable_alone_makes_a_file_of_nothing_else(opened: bool, tmp_path: Path) -> None:
+    two = {**TYPES, "Natural Vegetation": "natural_grasses"}
+    out = described(sums(), mode="cmip", area_types=two)
+    if opened:
+        to_netcdf(out, tmp_path / "all.nc")
+        out = xr.open_dataset(tmp_path / "all.nc", decode_coords="all")
+    to_netcdf(out, tmp_path / "cropFrac.nc", variable="cropFrac")
+    out.close()
+    with netCDF4.Dataset(tmp_path / "cropFrac.nc") as file:
+        own = {"cropFrac", "areacella", "valid_area_fraction", "typecrop"}
+        axes = {"lat", "lat_bnds", "lon", "lon_bnds", "time", "time_bnds", "spatial_ref"}
+        assert set(file.variables) == own | axes
+        assert "coordinates" not in file.ncattrs()
+        assert {n: v.coordinates for n, v in file.variables.items() if "coordinates" in v.ncattrs()} == {
+            "cropFrac": "typecrop"
+        }
+        assert {file[axis].bounds for axis in ("lat", "lon", "time")} == {"lat_bnds", "lon_bnds", "time_bnds"}
+        assert (file["cropFrac"].cell_measures, file["cropFrac"].ancillary_variables) == (
+            "area: areacella", "valid_area_fraction"
+        )  # fmt: skip
+    pytest.importorskip("compliance_checker", reason="the IOOS compliance checker is not installed")
+    from cf_checks import complaints_of
+
+    assert complaints_of(tmp_path / "cropFrac.nc") == ""
+
+
+def test_bounds_and_links_in_a_file_of_all_variables_name_what_is_there(tmp_path: Path) -> None:
+    out = described(sums(), mode="cmip", area_types=TYPES)
+    to_netcdf(out.drop_vars("valid_area_fraction"), tmp_path / "all.nc")
+    with netCDF4.Dataset(tmp_path / "all.nc") as file:
+        assert not [n for n, v in file.variables.items() if "ancillary_variables" in v.ncattrs()]
+        for name in ("lat_bnds", "lon_bnds", "time_bnds", "areacella"):
+            assert "coordinates" not in file[name].ncattrs(), name
+        assert file["landCoverFrac"].coordinates == "type"
+    with pytest.raises(XgfmError, match="variable='treeFrac'"):
+        to_netcdf(out, tmp_path / "tree.nc", variable="treeFrac")
 
 
 def test_the_file_is_single_precision_with_double_axes(tmp_path: Path) -> None:
@@ -85,7 +148,8 @@ def test_longitudes_increase_from_0_to_360_and_carry_their_values(west: float, e
     assert out["lon_bnds"].values.min() == pytest.approx(expected)
     np.testing.assert_allclose(out["lon_bnds"].mean("bnds"), lon)
     assert (np.diff(out["lat"]) > 0).all()
-    plain = described(made)["area_fraction"]
+    cf = described(made)
+    plain = cf["area_fraction"] * cf["valid_area_fraction"]
     for k, east in enumerate(plain["lon"].values):
         there = out["landCoverFrac"].sel(lon=east % 360, method="nearest")
         np.testing.assert_allclose(there, 100 * plain.isel(lon=k), rtol=1e-6)

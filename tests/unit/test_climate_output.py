@@ -86,6 +86,9 @@ def test_dimensions_bounds_and_links() -> None:
         assert ((low < out[axis].values) & (out[axis].values < high)).all()
     for name in str(out["area_fraction"].attrs["ancillary_variables"]).split():
         assert name in out.data_vars
+    companions = "area_fraction_standard_error valid_area_fraction number_of_observations"
+    assert out["area_fraction"].attrs["ancillary_variables"] == companions
+    assert out["area_fraction"].attrs["cell_measures"] == "area: cell_area"
     assert out["area_type"].values.tolist() == [TYPES[name] for name in CLASSES]
     assert out["class_name"].values.tolist() == list(CLASSES)
 
@@ -162,6 +165,10 @@ def test_a_table_names_classes_and_types_that_exist() -> None:
         area_types_of(CLASSES, {"Rye": "crops"})
     with pytest.raises(LabelError, match=r"'crop', which is not in version 13 .*'crops'"):
         area_types_of(CLASSES, {"Corn": "crop"})
+    with pytest.raises(LabelError, match=r"'maize'.*type table; near it are \['crops'\]"):
+        area_types_of(CLASSES, {"Corn": "maize"})
+    with pytest.raises(LabelError, match=r"'Zebra'.*type table; see xgfm\.climate\.area_types\.AREA_TYPES"):
+        area_types_of(CLASSES, {"Corn": "Zebra"})
     with pytest.raises(LabelError, match="twice"):
         area_types_of(CLASSES, {"Corn": "crops", "corn": "trees"})
     with pytest.raises(LabelError, match=r"no type to \['Open Water'\].*fresh_free_water"):

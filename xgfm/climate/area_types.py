@@ -146,7 +146,9 @@ def area_types_of(classes: Sequence[str], given: Mapping[str, str]) -> tuple[str
         if name not in places:
             raise LabelError(f"area_types= names the class {name!r}, and the map has {list(classes)}; use its names")
         if kind not in AREA_TYPES:
-            near = get_close_matches(str(kind), AREA_TYPES, n=3, cutoff=0.5)
+            # By its meaning, or as a slip of the pen; what is less alike means something else.
+            meant = list(suggest_area_types([str(kind)]).values())
+            near = list(dict.fromkeys([*get_close_matches(str(kind).lower(), AREA_TYPES, n=3, cutoff=0.75), *meant]))
             raise LabelError(
                 f"area_types= gives {name!r} the type {kind!r}, which is not in version {TABLE_VERSION} of CF's area "
                 f"type table; " + (f"near it are {near}" if near else "see xgfm.climate.area_types.AREA_TYPES")

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from xgfm.climate.sums import CellSums
 
 MISSING = 1e20
+WHOLE_CELL = (
+    "Percentage of the whole cell: what the map gives no class counts as not of the class, so that the value times the "
+    "area of the cell is the area on the map. Cells that are seen in part (valid_area_fraction) come out low; a higher "
+    "min_valid leaves them out. Counted on a map, whose errors go into it."
+)
+"""What the percentages are of, which is what ``_METHODS`` says in CF's words."""
 _METHODS = "area: mean where land over all_area_types time: mean"
 
 
@@ -46,7 +52,8 @@ def as_cmip(
     -------
     Dataset
         ``landCoverFrac (vegtype, time, lat, lon)`` of all classes, a variable ``(time, lat, lon)`` for each area type
-        that CMIP6 has one for, ``areacella``, and ``valid_area_fraction``: percentages of ``float32``.
+        that CMIP6 has one for, ``areacella``, and ``valid_area_fraction``: percentages of ``float32``, all of the
+        whole cell. What was not seen counts as not of the class; a cell of which nothing was seen is missing.
 
     Raises
     ------
@@ -58,7 +65,7 @@ def as_cmip(
         Where times or their bounds are not known.
     """
     kinds = _checked(sums, area_types)
-    shares = output.fractions(sums, min_valid=min_valid, sample_error=sample_error)
+    shares = _of_the_cell(output.fractions(sums, min_valid=min_valid, sample_error=sample_error))
     out = xr.Dataset({"landCoverFrac": shares["area_fraction"].rename({"class": "vegtype"})})
     if sample_error is not None:
         out["landCoverFrac_standard_error"] = shares["area_fraction_standard_error"].rename({"class": "vegtype"})
@@ -71,6 +78,12 @@ def as_cmip(
     out = eastward(output.located(out.assign_coords(_legend(sums)), sums))
     out.attrs = output.facts(sums)
     return _with_types(output.encoded(_named(out), MISSING))
+
+
+def _of_the_cell(shares: xr.Dataset) -> xr.Dataset:
+    """Return shares of whole cells, from those of the part that has a class."""
+    parts = [n for n in ("area_fraction", "area_fraction_standard_error") if n in shares]
+    return shares.assign({n: shares[n] * shares["valid_area_fraction"] for n in parts})
 
 
 def _checked(sums: CellSums, area_types: Mapping[str, str] | None) -> tuple[str | None, ...]:
@@ -108,11 +121,11 @@ def eastward(out: xr.Dataset) -> xr.Dataset:
 def _named(out: xr.Dataset) -> xr.Dataset:
     """Attributes as the tables have them."""
     common: dict[str, Any] = {"standard_name": "area_fraction", "units": "%", "cell_methods": _METHODS,
-                              "cell_measures": "area: areacella", "comment": output.DENOMINATOR}  # fmt: skip
+                              "cell_measures": "area: areacella", "comment": WHOLE_CELL,
+                              "ancillary_variables": "valid_area_fraction"}  # fmt: skip
     for variable in CMIP_VARIABLES:
         if variable.name in out:
             out[variable.name].attrs = {**common, "long_name": variable.long_name}
-    # One variable makes a file of CMIP6, so that only the one of all classes names its companions.
     beside = [n for n in ("landCoverFrac_standard_error", "valid_area_fraction") if n in out]
     out["landCoverFrac"].attrs = {
         **common,

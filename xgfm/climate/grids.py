@@ -94,7 +94,8 @@ def target_grid(
     grid : str, path, Dataset, GeoBox or ClimateGrid
         ``"0.05deg"``, ``"0.1deg"``, ``"0.25deg"``, or any ``"<n>deg"`` that divides 180 degrees: cells from 180 W and
         90 S. A Dataset, or the path of one, with one-dimensional ``lat`` and ``lon`` and their bounds, such as a file
-        of a CMIP6 model; cells that pass a pole by half their height at most end at it. A GeoBox in any CRS; one in degrees on WGS84 becomes latitudes and longitudes.
+        of a CMIP6 model; cells that pass a pole by half their height at most end at it. A GeoBox in any CRS; one in
+        degrees on WGS84 becomes latitudes and longitudes.
     over : Dataset, DataArray, GeoBox or sequence of GeoBox, optional
         The maps. The cells that they meet are kept: rows and columns of the whole grid.
 
@@ -226,8 +227,8 @@ def _coordinate(dataset: xr.Dataset, name: str, known: tuple[str, str]) -> tuple
     if found is None or found.ndim != 1 or not found.size:
         shape = "is not there" if found is None else f"has dims {found.dims} and shape {found.shape}"
         raise GridError(
-            f"{known[0]} of the grid {shape}; expected a one-dimensional coordinate {name!r} with a cell or more. Give a curvilinear or "
-            "rotated grid as a GeoBox in its own CRS"
+            f"{known[0]} of the grid {shape}; expected a one-dimensional coordinate {name!r} with a cell or more. "
+            "Give a curvilinear or rotated grid as a GeoBox in its own CRS"
         )
     named = (found.attrs.get("bounds"), found.encoding.get("bounds"), f"{own}_bnds", f"{own}_bounds")
     bounds = next((dataset[n] for n in named if n is not None and n in dataset.variables), None)

@@ -47,8 +47,8 @@ def described(
     sums
         On a climate grid; lazy arrays stay lazy.
     mode
-        "cf": shares from 0 to 1 in one variable, as CF-1.11 has them. "cmip": names, units and axes of CMIP6; it needs
-        ``area_types``, a grid in degrees, and times.
+        "cf": shares from 0 to 1 in one variable, as CF-1.11 has them. "cmip": names, units and axes of CMIP6, in
+        percent of the whole cell; it needs ``area_types``, a grid in degrees, and times.
     min_valid
         Cells of which a smaller share has a class are missing, 0 to 1.
     sample_error
@@ -217,13 +217,15 @@ def facts(sums: CellSums) -> dict[str, Any]:
 def _finished(out: xr.Dataset) -> xr.Dataset:
     """Attributes and encoding of every variable, once its dimensions are settled."""
     methods = cell_methods(out)
-    companions = [name for name in ("area_fraction_standard_error", *_PLAIN) if name in out]
+    # The area of cells is a measure of theirs, which `cell_measures` names.
+    plain = [name for name in _PLAIN if name in out and name != "cell_area"]
+    companions = [name for name in ("area_fraction_standard_error",) if name in out] + plain
     attrs: dict[str, dict[str, Any]] = {
         "area_fraction": {"standard_name": "area_fraction", "long_name": "share of each class", "units": "1",
                           "comment": DENOMINATOR, "ancillary_variables": " ".join(companions)},
         "soft_area_fraction": {"standard_name": "area_fraction", "long_name": "mean probability of each class",
                                "units": "1",
-                               "ancillary_variables": " ".join(n for n in _PLAIN if n in out)},
+                               "ancillary_variables": " ".join(plain)},
         "area_fraction_standard_error": {"standard_name": "area_fraction standard_error", "units": "1",
                                          "long_name": "standard error of the share of each class",
                                          "comment": "by a reference sample"},

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import xarray as xr
 from xgfm import cf
 from xgfm.cube.hrefs import redacted
 from xgfm.errors import MissingExtraError, WriteError
-from xgfm.store.layout import as_dataset
+from xgfm.store.layout import as_dataset, choose_variable
 from xgfm.store.objects import local_folder
 from xgfm.store.path import written_whole
 from xgfm.store.write import to_zarr
@@ -35,6 +36,8 @@ _OF_ENCODING = ("_FillValue", "grid_mapping", "units", "calendar", "coordinates"
 """What xarray writes from the encoding, and refuses among the attributes."""
 _LAYOUT = ("dtype", "scale_factor", "add_offset", "_FillValue", "grid_mapping")
 """Encoding of a Zarr store that means the same in netCDF."""
+_REFERENCES = ("bounds", "cell_measures")
+"""Attributes that xarray moves into the encoding where it opens with ``decode_coords="all"``."""
 _DTYPES = {"float16": "float32", "bool": "uint8"}
 """What netCDF has no type for, and the smallest that it has."""
 _LAST = ("time", "lat", "lon", "y", "x")
@@ -47,6 +50,7 @@ def to_netcdf(
     result: xr.Dataset | xr.DataArray,
     path: str | PathLike[str],
     *,
+    variable: str | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
@@ -59,6 +63,9 @@ def to_netcdf(
         masking. Computed here, block by block, by way of a scratch folder beside ``path``.
     path : str or path
         Local file, ``.nc``.
+    variable : str, optional
+        Write this variable alone, with what it names: its coordinates and their bounds, areas of cells, and ancillary
+        variables. A file of CMIP6 has one variable: ``variable="cropFrac"``.
     overwrite : bool
         Replace the file that is there; it stays until the new one is whole.
     progress : bool
@@ -74,8 +81,12 @@ def to_netcdf(
     WriteError
         Where the path is taken, has another name than netCDF's, is no local file or cannot be written; it says what is
         left on disk.
+    CubeError
+        For a path in place of a result, and for the root of a store that holds its maps in groups.
     GridError
         Where the result has no CRS or no regular grid.
+    XgfmError
+        For a ``variable`` that is not there.
     MissingExtraError
         Without the package netCDF4.
 
@@ -89,14 +100,40 @@ def to_netcdf(
     target = _local_file(path)
     if find_spec("netCDF4") is None:
         raise MissingExtraError("netCDF4", "netcdf", "to_netcdf")
+    dataset = as_dataset(result)
+    dataset = dataset if variable is None else alone(dataset, variable)
     with written_whole(target, overwrite=overwrite, inside="map.nc") as partial:
-        if {"y", "x"} <= set(result.dims):
-            to_zarr(_without_half_floats(result), partial / "map.zarr", progress=progress)
+        if {"y", "x"} <= set(dataset.dims):
+            to_zarr(_without_half_floats(dataset), partial / "map.zarr", progress=progress)
             with xr.open_zarr(partial / "map.zarr", mask_and_scale=False, decode_coords="all") as stored:
                 _write(described(stored), partial / "map.nc")
         else:
-            _write(described(as_dataset(result)), partial / "map.nc")
+            _write(described(dataset), partial / "map.nc")
     return target
+
+
+def alone(dataset: xr.Dataset, variable: str) -> xr.Dataset:
+    """Return a variable with what it names, and without coordinates that are of other variables. Lazy."""
+    out = _with_references(dataset)
+    main = out[choose_variable(out, variable)]
+    words = (str(main.attrs.get(link, "")).split() for link in ("ancillary_variables", "cell_measures"))
+    bounds = {c.attrs.get("bounds") for c in out.coords.values()}
+    kept = {main.name, *chain.from_iterable(words), *bounds}
+    out = out.drop_vars([n for n in out.data_vars if n not in kept])
+    declared = main.encoding.get("coordinates")
+    listed = None if declared is None else declared.split()
+    named = kept | {cf.GRID_MAPPING, main.encoding.get("grid_mapping"), *(listed or ())}
+    elsewhere = [
+        n
+        for n, c in out.coords.items()
+        if n not in out.dims and n not in named and (listed is not None or not set(c.dims) <= set(main.dims))
+    ]
+    out = out.drop_vars([*elsewhere, *(n for n in out.coords if n in out.dims and n not in main.dims)])
+    for name, companion in out.data_vars.items():
+        if listed is not None and name != main.name:
+            fits = [w for w in listed if w in out.coords and out[w].ndim and set(out[w].dims) <= set(companion.dims)]
+            companion.encoding["coordinates"] = " ".join(fits) or None
+    return out
 
 
 def described(dataset: xr.Dataset) -> xr.Dataset:
@@ -112,17 +149,21 @@ def described(dataset: xr.Dataset) -> xr.Dataset:
     Dataset
         Sharing the pixels; `xarray.Dataset.to_netcdf` needs no further option.
     """
-    out = _labels_aside(dataset.rename(_legal_names(dataset)))
+    out = _labels_aside(_with_references(dataset).rename(_legal_names(dataset)))
     bounds = {v.attrs.get("bounds") for v in out.variables.values()}
     for name, given in list(out.variables.items()):
         variable = _ordered(given)
         variable.encoding = {**_encoding(variable, out.sizes), **_links(variable, out)}
-        variable.attrs = _attrs(variable) if name in bounds else _named(str(name), _attrs(variable))
+        attrs = _attached(_attrs(variable), out)
+        variable.attrs = attrs if name in bounds else _named(str(name), attrs)
         out[name] = variable
     for name in [n for n, v in out.variables.items() if v.dtype.kind == "M" and n not in bounds]:
         _encode_time(out, str(name))
-    # As coordinates, bounds would be named in a global attribute that CF has no place for.
-    out = out.reset_coords([n for n in bounds if n in out.coords])
+    # As coordinates, bounds and areas would be named in a global attribute that CF has no place for.
+    aside = [n for n in out.coords if n in bounds | _measures(out)]
+    out = out.reset_coords(aside)
+    for name in aside:
+        out[name].encoding["coordinates"] = None
     facts = {"title": _title(out), **_legal_attrs(dataset.attrs)}
     out.attrs = {**facts, "history": _history(facts), "Conventions": cf.CONVENTIONS}
     out.encoding = {}
@@ -150,9 +191,9 @@ def _local_file(path: str | PathLike[str]) -> Path:
     return target
 
 
-def _without_half_floats(result: xr.Dataset | xr.DataArray) -> xr.Dataset:
+def _without_half_floats(dataset: xr.Dataset) -> xr.Dataset:
     """Cast what netCDF has no type for, lazily and keeping the encoding that is not the type's."""
-    dataset = as_dataset(result)
+    dataset = dataset.copy()
     for name, variable in dataset.data_vars.items():
         wanted = _DTYPES.get(str(variable.dtype))
         if wanted is not None:
@@ -180,6 +221,27 @@ def _links(variable: xr.Variable, dataset: xr.Dataset) -> dict[str, Any]:
     """Return which coordinates a variable names, where it says so and they are there: an area type is of one alone."""
     named = variable.encoding.get("coordinates", "?")
     return {"coordinates": named} if all(word in dataset.coords for word in (named or "").split()) else {}
+
+
+def _with_references(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a copy whose variables name bounds and measures in their attributes; opened, they may in the encoding."""
+    out = dataset.copy()
+    for variable in out.variables.values():
+        moved = {k: variable.encoding[k] for k in _REFERENCES if variable.encoding.get(k)}
+        variable.attrs = {**moved, **variable.attrs}
+    return out
+
+
+def _measures(dataset: xr.Dataset) -> set[str]:
+    """Return the names of the variables that hold areas of cells."""
+    return {w for v in dataset.variables.values() for w in str(v.attrs.get("cell_measures", "")).split()}
+
+
+def _attached(attrs: dict[str, Any], dataset: xr.Dataset) -> dict[str, Any]:
+    """Return attributes that name no ancillary variable which is not there."""
+    words = [w for w in str(attrs.get("ancillary_variables", "")).split() if w in dataset.variables]
+    rest = {k: v for k, v in attrs.items() if k != "ancillary_variables"}
+    return {**rest, "ancillary_variables": " ".join(words)} if words else rest
 
 
 def _legal_names(dataset: xr.Dataset) -> dict[str, str]:
