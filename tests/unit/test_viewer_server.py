@@ -164,8 +164,13 @@ def test_values_and_areas_come_as_json(served: Viewer) -> None:
     said = told(served, f"/value.json?lon={(west + east) / 2}&lat={(south + north) / 2}")
     assert said["values"]["crop_v1_0"] in (0, 1, 2)
     assert len(said["values"]["probability"]) == 3
-    shares = told(served, f"/area.json?layer=crop_v1_0&bbox={BOX}")["shares"]
-    assert sum(each["km2"] for each in shares) == pytest.approx((70 * 90 - 99) * 900 / 1e6, rel=0.01)
+    for box in (BOX, "-180,-90,180,90"):
+        shares = told(served, f"/area.json?layer=crop_v1_0&bbox={box}")["shares"]
+        assert sum(each["km2"] for each in shares) == pytest.approx((70 * 90 - 99) * 900 / 1e6, rel=0.01)
+
+
+def test_a_place_that_the_projection_does_not_reach_has_no_values(served: Viewer) -> None:
+    assert told(served, "/value.json?lon=0&lat=0")["values"] == {}
 
 
 def test_texts_of_a_store_stay_texts() -> None:
@@ -186,6 +191,17 @@ def test_a_port_that_is_taken_is_told(served: Viewer, store: Path) -> None:
     said = CliRunner().invoke(app, ["view", str(store), "--port", str(port)])
     assert said.exit_code == 1
     assert f"--port {port} of this machine" in said.output
+
+
+@pytest.mark.parametrize("port", [99_999, 65_536, -1, True, "80"])
+def test_what_is_no_port_is_told(store: Path, port: Any) -> None:
+    with pytest.raises(XgfmError, match=r"port=.* is no port.*1 to 65535"):
+        view(store, port=port)
+
+
+def test_no_port_on_the_command_line(store: Path) -> None:
+    said = CliRunner().invoke(app, ["view", str(store), "--port", "99999"])
+    assert (said.exit_code, said.output.startswith("error: --port 99999 is no port")) == (1, True)
 
 
 def test_it_is_gone_when_it_is_closed() -> None:

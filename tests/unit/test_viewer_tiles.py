@@ -246,6 +246,44 @@ def test_areas_of_classes_are_those_of_their_pixels() -> None:
     assert sum(s.share for s in shares) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("box", [NORTH, SOUTH, DEGREES, LAEA])
+@pytest.mark.parametrize("around", [0.01, 3.0, 15.0, 180.0])
+def test_areas_do_not_depend_on_how_far_the_view_is_zoomed_out(box: GeoBox, around: float) -> None:
+    atlas, values = atlas_of(box)
+    west, south, east, north = box.geographic_extent.boundingbox.bbox
+    view = (max(west - around, -180), max(south - around, -85), min(east + around, 180), min(north + around, 85))
+    for share in atlas.areas(atlas.layers["crop_v1_0"], view):
+        assert share.km2 == pytest.approx(geodesic_areas(box)[values == share.value].sum(), rel=0.01)
+
+
+def geodesic_areas(box: GeoBox) -> np.ndarray:
+    """Return km2 of each pixel, as quadrilaterals between their corners."""
+    columns, rows = np.meshgrid(np.arange(box.shape[1] + 1), np.arange(box.shape[0] + 1))
+    xs, ys = box.affine.c + columns * box.affine.a, box.affine.f + rows * box.affine.e
+    lon, lat = Transformer.from_crs(box.crs.epsg, 4326, always_xy=True).transform(xs, ys)
+    area = np.empty(tuple(box.shape))
+    for i, j in np.ndindex(*box.shape):
+        at = ([i, i, i + 1, i + 1], [j, j + 1, j + 1, j])
+        area[i, j] = abs(Geod(ellps="WGS84").polygon_area_perimeter(lon[at], lat[at])[0]) / 1e6
+    return area
+
+
+def test_ground_of_two_grids_counts_once_and_grids_far_apart_count_both(tmp_path: Path) -> None:
+    shifted = GeoBox(NORTH.shape, NORTH.affine * Affine.translation(60, 0), NORTH.crs)
+    for tile, box in {"15TVM": NORTH, "15TWM": shifted, "19LAA": SOUTH}.items():
+        result(box).to_zarr(tmp_path / "map.zarr", group=tile, zarr_format=3, mode="a")
+    first, second, third = (result(box).crop_v1_0.values for box in (NORTH, shifted, SOUTH))
+    covered = np.full(second.shape, 255, "uint8")
+    covered[:, :30] = first[:, 60:]
+    second = np.where(covered == 255, second, 255)
+    pixel = {"north": geodesic_areas(NORTH).mean(), "south": geodesic_areas(SOUTH).mean()}
+    atlas = Atlas(tmp_path / "map.zarr")
+    for share in atlas.areas(atlas.layers["crop_v1_0"], (-180, -85, 180, 85)):
+        north = ((first == share.value).sum() + (second == share.value).sum()) * pixel["north"]
+        south = (third == share.value).sum() * pixel["south"]
+        assert share.km2 == pytest.approx(north + south, rel=0.01)
+
+
 # ---- values
 
 
@@ -280,6 +318,18 @@ def test_a_click_on_a_series_is_of_its_date_and_elsewhere_of_nothing() -> None:
     for time in range(3):
         assert value_at(atlas, None, *middle(NORTH), time=time)["values"] == {"crop_v1_0": time}
     assert value_at(atlas, None, 10.0, 50.0)["values"] == {}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    box=st.sampled_from([NORTH, SOUTH, DEGREES, LAEA]),
+    place=st.tuples(st.floats(-180, 180), st.floats(-90, 90))
+    | st.sampled_from([(0.0, 0.0), (87.0, 0.0), (-180.0, 90.0)]),
+)
+def test_a_click_beside_the_map_gives_nothing_wherever_it_is(box: GeoBox, place: tuple[float, float]) -> None:
+    west, south, east, north = box.geographic_extent.boundingbox.bbox
+    if not (west - 1 < place[0] < east + 1 and south - 1 < place[1] < north + 1):
+        assert value_at(atlas_of(box)[0], None, *place)["values"] == {}
 
 
 # ---- true colours

@@ -13,7 +13,7 @@ import numpy as np
 from xgfm.cf import CLASS_DIM
 from xgfm.grid import crs_name
 from xgfm.viewer.blocks import Blocks, counts
-from xgfm.viewer.sheets import DEGREES, Sheet
+from xgfm.viewer.sheets import Sheet
 from xgfm.viewer.style import Layer, ramp
 from xgfm.viewer.tiles import Atlas
 
@@ -104,13 +104,11 @@ def value_at(atlas: Atlas, blocks: Blocks | None, lon: float, lat: float, *, tim
 
 def _place(sheet: Sheet, lon: float, lat: float) -> tuple[int, int] | None:
     """Row and column of a place; None outside of the sheet."""
-    from rasterio.warp import transform
-
-    xs, ys = transform(DEGREES, sheet.crs, [lon], [lat])
-    if not (math.isfinite(xs[0]) and math.isfinite(ys[0])):
+    x, y = sheet.from_degrees.transform(lon, lat)
+    if not (math.isfinite(x) and math.isfinite(y)):  # the projection does not reach there
         return None
     box = sheet.base.geobox
-    column, row = ~box.affine * (xs[0], ys[0])
+    column, row = ~box.affine * (x, y)
     inside = 0 <= row < box.shape[0] and 0 <= column < box.shape[1]
     return (math.floor(row), math.floor(column)) if inside else None
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOST = "127.0.0.1"
+PORTS = 65_535
+"""The last there is."""
 FILES = {
     "index.html": "text/html; charset=utf-8",
     "viewer.js": "text/javascript; charset=utf-8",
@@ -273,6 +275,10 @@ class Viewer:
 
 
 def _bound(port: int) -> socket.socket:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= PORTS:
+        raise XgfmError(
+            f"port={port!r} is no port of a machine; expected a number from 1 to {PORTS}, or 0 for a free one"
+        )
     found = socket.socket()
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

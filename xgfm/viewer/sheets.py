@@ -21,6 +21,7 @@ from xgfm.store.objects import zarr_store
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
+    from pyproj import Transformer
     from zarr.abc.store import Store
 
 MERCATOR = "EPSG:3857"
@@ -91,6 +92,13 @@ class Sheet:
     def degrees(self) -> Bounds:
         """Bounds in degrees."""
         return project(self.crs, DEGREES, self.base.geobox.boundingbox.bbox)
+
+    @cached_property
+    def from_degrees(self) -> Transformer:
+        """From places in degrees to those of the sheet; infinite where its projection does not reach."""
+        from pyproj import Transformer
+
+        return Transformer.from_crs(DEGREES, self.base.geobox.crs.to_wkt(), always_xy=True)  # type: ignore[union-attr]
 
     def meets(self, bounds: Bounds) -> bool:
         """Whether the sheet has a part in bounds of Mercator."""

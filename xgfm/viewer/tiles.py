@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,10 +29,10 @@ from xgfm.viewer.style import (
     SHARES,
     STRETCH,
     Layer,
-    as_classes,
     class_colours,
     layers_of,
     nodata_of,
+    png,
     stretch,
     true_colours,
     value_colours,
@@ -50,7 +48,10 @@ MOST = 4096**2
 CROWD = 8
 """Sheets along the side of a tile, at most: of many small ones, reading each takes its time."""
 VIEW = 1024
-"""Most rows or columns of the picture that areas are measured on."""
+"""Most rows or columns of the picture that areas are measured on; of several sheets, all pictures have as many pixels
+as one of that side."""
+COARSEST = 64
+"""Least rows or columns of such a picture, of however many sheets."""
 SAMPLE = 512
 """Rows and columns in the middle of a sheet that ranges of colours are found in."""
 WORLD = 40_075_016.685578488
@@ -185,24 +186,43 @@ class Atlas:
         return self._ranges[layer.name]
 
     def areas(self, layer: Layer, degrees: Bounds, *, time: int = 0) -> list[Share]:
-        """Return the area of each class of a map within bounds in degrees, as it stands on the level that is drawn.
+        """Return the area of each class of a map within bounds in degrees, as it stands on the level that fits.
 
-        Areas are those of the ellipsoid: a row of Mercator between two parallels, exactly (Snyder 1987, eq. 3-12).
+        Each sheet is measured on a picture of its own part of the view, so that a map which is small in the view is
+        measured as well as one that fills it; ground of several sheets counts for the first that has data there. Areas
+        are those of the ellipsoid: a row of Mercator between two parallels, exactly (Snyder 1987, eq. 3-12).
 
         Raises
         ------
         TooMuchError
             Where more pixels would be read than for one picture.
         """
-        left, bottom, right, top = project(DEGREES, MERCATOR, degrees)
-        pixel = max(right - left, top - bottom) / VIEW
-        rows, columns = (max(1, round(side / pixel)) for side in (top - bottom, right - left))
-        values = as_classes(self.picture(layer, (left, bottom, right, top), (rows, columns), time=time))
-        edges = np.linspace(top, bottom, rows + 1)
-        weights = np.abs(np.diff(_authalic(edges))) * (right - left) / columns
-        km2 = {each.number: float(((values == each.number).sum(1) * weights).sum() / 1e6) for each in layer.classes}
-        total = sum(km2.values())
-        return [Share(value, area, area / total if total else 0.0) for value, area in km2.items()]
+        view = project(DEGREES, MERCATOR, degrees)
+        met = [sheet for sheet in self.sheets if sheet.meets(view)]
+        side = max(COARSEST, round(VIEW / math.sqrt(max(len(met), 1))))
+        parts = [self._sheet_areas(layer, sheet, met[:number], view, side, time) for number, sheet in enumerate(met)]
+        km2 = [float(area) / 1e6 for area in np.sum([np.zeros(len(layer.classes)), *parts], axis=0)]
+        total = sum(km2)
+        return [
+            Share(c.number, area, area / total if total else 0.0) for c, area in zip(layer.classes, km2, strict=True)
+        ]
+
+    def _sheet_areas(
+        self, layer: Layer, sheet: Sheet, earlier: Sequence[Sheet], view: Bounds, side: int, time: int
+    ) -> NDArray[np.float64]:
+        """Square metres of each class in what a view shows of a sheet and not of earlier ones."""
+        bounds = _common(sheet.mercator, view)
+        left, bottom, right, top = bounds
+        pixel = max(right - left, top - bottom) / side
+        shape = max(1, round((top - bottom) / pixel)), max(1, round((right - left) / pixel))
+        select = {"time": time} if "time" in layer.dims else {}
+        others = [other for other in earlier if other.meets(bounds)]
+        values, before = (
+            self._mosaic(sheets, layer.name, select, bounds, shape, layer.nodata)[0] for sheets in ([sheet], others)
+        )
+        counted = _missing(before, layer.nodata)
+        weights = np.abs(np.diff(_authalic(np.linspace(top, bottom, shape[0] + 1)))) * (right - left) / shape[1]
+        return np.array([(counted & (values == c.number)).sum(1) @ weights for c in layer.classes])
 
     # ---- what stands underneath
 
@@ -314,6 +334,10 @@ def _meeting(sheet: Bounds, bounds: Bounds, shape: tuple[int, int]) -> tuple[tup
     return (rows, columns), part
 
 
+def _common(one: Bounds, other: Bounds) -> Bounds:
+    return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
+
+
 def _missing(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     missing: NDArray[np.bool_] = np.isnan(values) if math.isnan(nodata) else values == nodata
     return missing
@@ -365,15 +389,3 @@ def _authalic(northing: NDArray[np.float64]) -> NDArray[np.float64]:
     e, sine = math.sqrt(e2), np.tanh(northing / a)
     q = sine / (1 - e2 * sine**2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e)
     return a * (1 - e2) * q / 2
-
-
-def png(colours: NDArray[np.uint8]) -> bytes:
-    """Return ``(4, y, x)`` colours as PNG: eight bits a band, with opacity, no filter."""
-    height, width = colours.shape[1:]
-    lines = np.zeros((height, 1 + 4 * width), "uint8")  # the first byte of a line names its filter
-    lines[:, 1:] = np.moveaxis(colours, 0, -1).reshape(height, -1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    # Level 1: what is served here does not go far, and time is dearer than bytes.
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 1)), (b"IEND", b""))
-    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
