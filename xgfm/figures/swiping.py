@@ -122,7 +122,7 @@ def swipe(
 
 
 def _require_one_place(before: xr.Dataset | xr.DataArray, after: xr.Dataset | xr.DataArray) -> None:
-    one, other = geobox_of(before), geobox_of(after)
+    one, other = (geobox_of(as_dataset(given)) for given in (before, after))
     pixel = max(abs(box.resolution.x) for box in (one, other))
     apart = np.abs(np.subtract(one.boundingbox.bbox, other.boundingbox.bbox)).max()
     if one.crs != other.crs or apart > pixel:

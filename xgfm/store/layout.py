@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable, Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from xgfm import cf
-from xgfm.errors import GridError, WriteError, XgfmError
+from xgfm.cube.hrefs import redacted
+from xgfm.errors import CubeError, GridError, WriteError, XgfmError
 from xgfm.grid import geobox_of, with_grid
+from xgfm.store.objects import zarr_store
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
 CHUNK = (256, 512)
 """Least and largest side of an inner chunk, in pixels, where none is given."""
+LISTED = 5
+"""Groups that a message names."""
 _MEANING = ("dtype", "scale_factor", "add_offset", "units", "calendar")
 """Encoding that says what values mean; whatever else a reopened result brings is the layout of another file."""
 _DECODED = ("grid_mapping", "_FillValue")
@@ -54,12 +59,56 @@ def prepared(result: xr.Dataset | xr.DataArray, *, chunk: int | None = None, sha
 
 
 def as_dataset(result: xr.Dataset | xr.DataArray) -> xr.Dataset:
-    """Return a copy that shares the pixels, ``y`` and ``x`` last, the grid mapping variable among the coordinates."""
+    """Return a copy that shares the pixels, ``y`` and ``x`` last, the grid mapping variable among the coordinates.
+
+    Raises
+    ------
+    CubeError
+        For a path, for anything else that xarray does not know, and for a group without variables, such as the root of
+        a store that holds a map for each tile.
+    """
+    if not isinstance(result, xr.Dataset | xr.DataArray):
+        raise CubeError(_not_opened(result))
     dataset = result.to_dataset(name=result.name or "data") if isinstance(result, xr.DataArray) else result
     named = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in dataset.data_vars.values()}
     # Reopened without decode_coords="all", it is an ordinary variable.
     dataset = dataset.set_coords([n for n in named if n in dataset.data_vars])
+    if not dataset.data_vars:
+        raise CubeError(_empty(dataset))
     return dataset.transpose(..., "y", "x", missing_dims="ignore")
+
+
+def _not_opened(given: Any) -> str:
+    if not isinstance(given, str | PathLike):
+        return f"a {type(given).__name__} is no Dataset and no DataArray; give what predict returned, or a store opened"
+    path = redacted(str(given))
+    return f'{path!r} is a path, and a Dataset is needed; give xr.open_zarr({path!r}, decode_coords="all")'
+
+
+def _empty(dataset: xr.Dataset) -> str:
+    """Say which groups there are where the root of a store was opened."""
+    source = dataset.encoding.get("source")
+    groups = _groups(source) if isinstance(source, str) else []
+    if not groups:
+        return (
+            "the Dataset holds no variable; give what predict returned, or a group of a store with "
+            'xr.open_zarr(path, group=..., decode_coords="all")'
+        )
+    path, more = redacted(str(source)), f" and {len(groups) - LISTED} more" if len(groups) > LISTED else ""
+    return (
+        f"{path!r} holds no variable at its root, but has groups {groups[:LISTED]}{more}; open one of them with "
+        f'xr.open_zarr({path!r}, group={groups[0]!r}, decode_coords="all")'
+    )
+
+
+def _groups(source: str) -> list[str]:
+    """Return the groups below the root of what a Dataset was opened from, where that is a Zarr store."""
+    import zarr
+
+    try:
+        return sorted(map(str, zarr.open_group(zarr_store(source), mode="r").group_keys()))
+    except (OSError, ValueError):  # another format, or gone: the message does without
+        return []
 
 
 def choose_variable(dataset: xr.Dataset, variable: str | None) -> str:
