@@ -279,6 +279,16 @@ def test_what_cannot_be_drawn() -> None:
         plot_cube(xr.concat([cube(times=1)] * 13, "time"))
     with pytest.raises(XgfmError, match="variable='crop'"):
         plot(result(), variable="crop")
+    with pytest.raises(CubeError, match=r"'crop_v1_0' has dims \('x',\); a map has y and x"):
+        plot(result().isel(y=0))
+
+
+def test_shares_on_a_climate_grid_are_told_what_draws_them() -> None:
+    shares = xr.Dataset({"area_fraction": (("class", "lat", "lon"), np.zeros((2, 3, 4)))})
+    with pytest.raises(CubeError, match=r"climate grid.*draw it with xarray") as told:
+        plot(shares, variable="area_fraction")
+    call = str(told.value).partition("with xarray, ")[2]
+    eval(call, {"result": shares})
 
 
 def test_matplotlib_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from xgfm.figures.layout import add_bar, add_legend, draw
 from xgfm.figures.levels import strided, thinned
-from xgfm.figures.panels import color_bands, frame_panels, is_classes, map_panels, series_of
+from xgfm.figures.panels import color_bands, frame_panels, is_classes, map_panels, require_map, series_of
 from xgfm.store.layout import as_dataset, choose_variable
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def plot(
     Raises
     ------
     CubeError
-        Where the result has other dims, or there would be more than 12 pictures.
+        Where the result is a path, or has other dims, or there would be more than 12 pictures.
     MissingExtraError
         Where matplotlib is not installed.
     """
@@ -60,6 +60,7 @@ def plot(
         return plot_cube(result, pixels=pixels)
     dataset = as_dataset(result)
     layer = dataset[choose_variable(dataset, variable)]
+    require_map(layer)
     maps = series_of(thinned(layer, pixels))
     if frames is None:
         maps, panels = maps.compute(), []

@@ -44,6 +44,26 @@ class Panel:
 # ---- maps
 
 
+def require_map(layer: xr.DataArray) -> None:
+    """Refuse what has no pixels ``(y, x)`` to draw.
+
+    Raises
+    ------
+    CubeError
+        For other dims; it says what draws them.
+    """
+    if {"y", "x"} <= set(layer.dims):
+        return
+    if {"lat", "lon"} <= set(layer.dims):
+        steps = {str(dim): 0 for dim in layer.dims if dim not in ("lat", "lon")}
+        one = f".isel({steps})" if steps else ""
+        raise CubeError(
+            f"{layer.name!r} has dims {layer.dims}: it lies on a climate grid, and pictures are of maps (y, x); "
+            f"draw it with xarray, result[{layer.name!r}]{one}.plot()"
+        )
+    raise CubeError(f"{layer.name!r} has dims {layer.dims}; a map has y and x, name another one with variable=")
+
+
 def series_of(layer: xr.DataArray) -> xr.DataArray:
     """Return a map, or several of them, as ``(step, y, x)``, where steps are called time or class where they are that.
 
