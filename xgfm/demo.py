@@ -27,6 +27,7 @@ from xgfm.cube.open import open_items
 from xgfm.cube.simulate import Season, simulate_season
 from xgfm.figures import plot
 from xgfm.grid import with_grid
+from xgfm.store.path import written_into
 from xgfm.store.write import to_zarr
 
 if TYPE_CHECKING:
@@ -111,12 +112,23 @@ def main(folder: str | Path = "demo-output", *, seed: int = 1, size: int = 512, 
     -------
     Report
         Printed as well.
+
+    Raises
+    ------
+    WriteError
+        Where the folder cannot be made or written to.
     """
     from xgfm.models.handle import load_task
 
     report = Report(Path(folder))
-    report.folder.mkdir(parents=True, exist_ok=True)
-    handle = load_task(task)
+    with written_into(report.folder, "folder"):
+        _demonstrate(report, load_task(task), seed=seed, size=size, task=task)
+    print(report)
+    return report
+
+
+def _demonstrate(report: Report, handle: ModelHandle, *, seed: int, size: int, task: str) -> None:
+    """Go through the stages, and fill the report."""
     # The cluster comes first: a process inherits the peak memory of the one that starts it.
     with _cluster() as client:
         with report.stage("simulate a season"):
@@ -131,8 +143,6 @@ def main(folder: str | Path = "demo-output", *, seed: int = 1, size: int = 512, 
         report.score = measure(store, season, handle.spec)
         report.memory = {"this process": _peak_memory(), "workers": sum(client.run(_peak_memory).values())}
     report.again = command(season, task, report.folder / "again.zarr")
-    print(report)
-    return report
 
 
 def command(season: Season, task: str, out: Path) -> str:
@@ -222,11 +232,11 @@ def _score_lines(score: Score | None) -> list[str]:
         f"accuracy {score.accuracy:.1%} of {pixels} pixels; {score.unmapped} pixels have no data",
         CAVEAT,
         "",
-        f"{'class':24}{'pixels':>8}  IoU",
+        f"{'class':24}{'true pixels':>12}  IoU",
     ]
     counts = score.confusion.sum(1)
     for (name, iou), count in zip(score.iou.items(), counts, strict=True):
-        lines.append(f"{name:24}{count:8d}  {'-' if np.isnan(iou) else f'{iou:.3f}'}")
+        lines.append(f"{name:24}{count:12d}  {'-' if np.isnan(iou) else f'{iou:.3f}'}")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -49,6 +50,9 @@ def test_a_demonstration_from_images_to_pictures(tmp_path: Path, capsys: pytest.
     assert report.score.unmapped == int((stored.crop_small == 255).sum())
     assert f"accuracy {report.score.accuracy:.1%}" in said
     assert "Winter Wheat" in said
+    assert re.search(
+        rf"^class +true pixels +IoU\n{report.score.names[0]} +{report.score.confusion[0].sum()} ", said, re.M
+    )
     assert said.splitlines()[-1].strip() == report.again
     assert f"--catalog {tmp_path}/out/season/items.json --bbox " in report.again
     assert [name.split(",")[0] for name in report.seconds] == ["simulate a season", "open items", "read", "draw"]
@@ -70,3 +74,11 @@ def test_the_command_of_the_report_maps_the_season(tmp_path: Path) -> None:
     assert box & season.geobox == season.geobox
     assert box.shape[0] < 64 + 8
     assert box.shape[1] < 80 + 8
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "file" / "x")])
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(f"error: not writable while writing {tmp_path}/file/x")
+    assert "give a place that can be written as --out" in ended.stderr

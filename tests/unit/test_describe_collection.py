@@ -162,6 +162,25 @@ def test_a_result_of_no_time_is_refused(tmp_path: Path) -> None:
         to_stac([store], tmp_path / "c")
 
 
+@pytest.mark.parametrize("name", ["done/a.json", "plan.json"])
+def test_a_job_that_is_not_finished_is_told(name: str, tmp_path: Path) -> None:
+    result(NORTH).to_zarr(tmp_path / "job.zarr", group="15TVM", zarr_format=3)
+    record = tmp_path / "job.zarr.job" / name
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    with pytest.raises(XgfmError, match=rf"not finished: {int('done' in name)} blocks are done.*xgfm resume"):
+        to_stac([tmp_path / "job.zarr"], tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file/c"])
+def test_a_folder_that_cannot_be_written_to(stores: dict[str, Path], tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(WriteError, match=r"not writable while writing .*folder="):
+        to_stac([stores["north"]], tmp_path / name)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_a_collection_is_replaced_on_demand_only(stores: dict[str, Path], tmp_path: Path) -> None:
     to_stac([stores["north"]], tmp_path)
     with pytest.raises(WriteError, match="overwrite=True"):

@@ -464,3 +464,10 @@ def test_a_geotiff_is_a_local_file() -> None:
 def test_sides_of_chunks_are_whole_pixels(name: str, side: Any, tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=rf"{name}={side!r} must be a whole number of pixels from 1 on"):
         to_zarr(result(), tmp_path / "x.zarr", **{name: side})
+
+
+@pytest.mark.parametrize("write", [to_zarr, to_cog])
+def test_a_place_that_cannot_be_written_is_told_with_its_argument(write: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"not writable while writing .*give a place that can be written as path="):
+        write(result(), tmp_path / "file" / ("a.tif" if write is to_cog else "a.zarr"))

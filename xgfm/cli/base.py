@@ -39,7 +39,8 @@ class _Commands(TyperGroup):
         command = self.commands.get(ctx.invoked_subcommand or "")
         parameters = command.params if command is not None else []
         named = {str(p.name): p.opts[0] for p in parameters if p.opts[0].startswith("--")}
-        return {**named, "path": "--out"} if "--overwrite" in named.values() else named
+        written = "path" if "--overwrite" in named.values() else "folder"
+        return {**named, written: "--out"} if "out" in named else named
 
 
 def _explain(error: Exception, options: Mapping[str, str]) -> str | None:

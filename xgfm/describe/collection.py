@@ -26,7 +26,10 @@ from xgfm.cube.hrefs import redacted
 from xgfm.describe.stac import EXTENSIONS, ZARR, flag_classes, projection
 from xgfm.errors import WriteError, XgfmError
 from xgfm.grid import geobox_of, pixel_size_m
+from xgfm.store.layout import as_dataset
+from xgfm.store.ledger import Ledger
 from xgfm.store.objects import Objects, local_folder
+from xgfm.store.path import written_into
 
 if TYPE_CHECKING:
     import pystac
@@ -76,11 +79,12 @@ def to_stac(
     Raises
     ------
     XgfmError
-        Where there are no results, two have one id, one is no store, or says nothing of its time.
+        Where there are no results, two have one id, or one is no store, says nothing of its time, or is of a job that
+        is not finished.
     GridError
         Where a result has no CRS or no regular grid.
     WriteError
-        Where the folder is not local, or holds a collection already.
+        Where the folder is not local, holds a collection already, or cannot be written to.
     """
     import pystac
 
@@ -101,7 +105,8 @@ def to_stac(
     )
     collection.add_items(items)
     collection.normalize_hrefs(str(target))
-    collection.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
+    with written_into(target, "folder"):
+        collection.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
     return collection
 
 
@@ -144,13 +149,14 @@ def _item(identity: str, store: str, home: Path) -> pystac.Item:
 
 
 def _recorded(store: str, home: Path) -> pystac.Item | None:
-    """Return the Item that a job left beside its store; None where there is none."""
+    """Return the Item that a job left beside its store; None for a store that is not one of a job."""
     import pystac
 
     records = store.rstrip("/") + RECORDS[0]
     try:
         item = pystac.Item.from_dict(json.loads(Objects(records).get(RECORDS[1])))
     except FileNotFoundError:
+        _refuse_unfinished(store, Objects(records))
         return None
     local = local_folder(records)
     for asset in item.assets.values():
@@ -159,6 +165,17 @@ def _recorded(store: str, home: Path) -> pystac.Item | None:
         if isinstance(link.target, str):
             link.target = _moved(link.target, local, records, home)
     return item
+
+
+def _refuse_unfinished(store: str, records: Objects) -> None:
+    """A job describes its store when every block is done: until then its records have no Item."""
+    if not any(True for _ in records.names()):
+        return
+    ledger, name = Ledger(records), redacted(store)
+    raise XgfmError(
+        f"the job of {name} is not finished: {len(ledger.done())} blocks are done and {len(ledger.failed())} failed, "
+        f"and it has no {RECORDS[1]} yet; run it to its end with xgfm resume {name}, or leave the store out"
+    )
 
 
 def _moved(href: str, records: Path | None, url: str, home: Path) -> str:
@@ -219,7 +236,7 @@ def _opened(store: str) -> xr.Dataset:
         opened: xr.Dataset = xr.open_zarr(store, mask_and_scale=False, decode_coords="all", chunks=None)
     except FileNotFoundError as error:
         raise XgfmError(f"there is no Zarr store at {redacted(store)}; write one with to_zarr") from error
-    return opened
+    return as_dataset(opened)
 
 
 def _described(dataset: xr.Dataset) -> str:

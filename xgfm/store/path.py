@@ -89,11 +89,42 @@ def written_whole(path: Path, *, overwrite: bool, inside: str = "") -> Iterator[
     except BaseException as error:
         left = _left(partial, target)
         if isinstance(error, OSError) and _concerns(error, target):
-            raise WriteError(
-                f"{_DISK.get(error.errno or 0, 'not writable')} while writing {path} ({error}). {left}"
-            ) from error
+            raise WriteError(f"{_refusal('path', path, error)}. {left}") from error
         error.add_note(left)
         raise
+
+
+@contextmanager
+def written_into(folder: Path, name: str) -> Iterator[Path]:
+    """Give a folder that files are written into one by one, made where it is not there.
+
+    Parameters
+    ----------
+    folder : Path
+        Local.
+    name : str
+        Of the argument that says which, for the message.
+
+    Raises
+    ------
+    WriteError
+        Where the disk is full or the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        inside = str(error.filename or "").startswith((str(folder), str(folder.absolute())))
+        if folder.is_dir() and error.errno not in _DISK and not inside:
+            raise  # of something else, such as an input that could not be read
+        left = ". What was written before stays there" if folder.is_dir() else ""
+        raise WriteError(f"{_refusal(name, folder, error)}{left}") from error
+
+
+def _refusal(name: str, path: Path, error: OSError) -> str:
+    """Say what the disk said, and which argument mends it."""
+    said = _DISK.get(error.errno or 0, "not writable")
+    return f"{said} while writing {path} ({error}); give a place that can be written as {name}="
 
 
 def _refuse_taken(target: Path, *, overwrite: bool) -> None:
