@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from xgfm.climate.cells import Partial, merged
 from xgfm.climate.fractions import cell_sums, computed, to_climate
 from xgfm.climate.inputs import RECORDS, WHOLE
 from xgfm.climate.sums import CellSums
-from xgfm.errors import CubeError, GridError, LabelError
+from xgfm.errors import CubeError, GridError, LabelError, XgfmError
 from xgfm.grid import tile_geobox, with_grid
 from xgfm.jobs.finish import ITEM
 from xgfm.jobs.job import FOLDER
@@ -273,6 +274,38 @@ def test_path_of_a_store_is_as_good(tmp_path: Path) -> None:
     to_zarr(made, tmp_path / "map.zarr")
     for path in (tmp_path / "map.zarr", str(tmp_path / "map.zarr")):
         np.testing.assert_array_equal(sums_of(path).count, sums_of(made).count)
+
+
+def test_place_without_a_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file.zarr").write_text("no store")
+    (tmp_path / "folder.zarr").mkdir()
+    for name in ("nothere", "file", "folder"):
+        with pytest.raises(CubeError, match=rf"no Zarr store at '.*{name}\.zarr'; give the path"):
+            to_climate(tmp_path / f"{name}.zarr")
+
+
+def test_variable_alone_says_that_its_time_is_not_known() -> None:
+    made = class_map(NORTH)
+    with pytest.warns(UserWarning, match=r"says no time.*Dataset, with variable='crop_v1_0'"):
+        alone = to_climate(made["crop_v1_0"])
+    assert "time" not in alone.coords
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert "time" in to_climate(made, variable="crop_v1_0").coords
+
+
+def test_one_of_several_maps_is_named() -> None:
+    made = class_map(NORTH, share=True)
+    other = (made["crop_v1_0"] * 0).assign_attrs(made["crop_v1_0"].attrs, ancillary_variables="")
+    both = made.assign(other=other.astype("uint8", keep_attrs=True))
+    with pytest.raises(XgfmError, match="variable=None"):
+        to_climate(both)
+    with pytest.raises(XgfmError, match="variable='third'"):
+        to_climate(both, variable="third")
+    xr.testing.assert_identical(to_climate(both, variable="crop_v1_0").compute(), to_climate(made).compute())
+    flat = to_climate(both, variable="other").compute()
+    assert flat["area_fraction"].isel({"class": 0}).max() == flat["area_fraction"].isel({"class": 0}).min() == 1
+    assert "soft_area_fraction" not in flat  # the probability is the first map's
 
 
 def test_store_of_a_job_that_is_not_finished_is_refused(tmp_path: Path) -> None:

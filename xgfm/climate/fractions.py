@@ -7,6 +7,7 @@ and becomes a few sums, which are added up in a tree.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +39,7 @@ def to_climate(
     result: Result | Mapping[str, Result] | Iterable[Result],
     grid: str | PathLike[str] | xr.Dataset | GeoBox | ClimateGrid = "0.05deg",
     *,
+    variable: str | None = None,
     tiles: Mapping[str, str] | Sequence[str] | None = None,
     sample: pd.DataFrame | None = None,
     min_valid: float = 0.0,
@@ -51,10 +53,13 @@ def to_climate(
     ----------
     result : Dataset, path, mapping or iterable of them
         Class maps as `predict` returns them, or stores of them: one, or several that together cover an area. Codes
-        ``(y, x)`` or ``(time, y, x)``; 255, or NaN where a store was opened with decoding, is no class.
+        ``(y, x)`` or ``(time, y, x)``; 255, or NaN where a store was opened with decoding, is no class. Give the
+        Dataset rather than its variable: its attributes say when the map was made.
     grid : str, path, Dataset, GeoBox or ClimateGrid
         ``"0.05deg"`` and the like, a model's grid by its bounds, any GeoBox: see `target_grid`. The cells that the maps
         meet come back, with latitude and longitude increasing.
+    variable : str, optional
+        The class map, where there are several.
     tiles : mapping or sequence of str, optional
         The MGRS tile of each map, so that ground that several cover counts once: in the tile whose 100 km square it
         lies in. By default a map's attribute ``tile``, or its key where that is a tile's id.
@@ -64,7 +69,7 @@ def to_climate(
     min_valid : float
         Cells of which a smaller share has a class are missing.
     mode : "cf" or "cmip"
-        CF-1.11, or the names, units and axes of CMIP6, which needs ``area_types``.
+        CF-1.11, or the names, units and axes of CMIP6, which needs ``area_types`` and gives percentages of whole cells.
     area_types : mapping of str, optional
         From class name to a name in CF's area type table.
     allow : str or sequence of str
@@ -85,7 +90,10 @@ def to_climate(
     LabelError
         For maps without classes, or with different ones. When computed: for codes that are none of them.
     CubeError
-        For the store of a job that is not finished. When computed: for probabilities that do not add up to one.
+        For a store that is not there, or that of a job that is not finished. When computed: for probabilities that do
+        not add up to one.
+    XgfmError
+        Where it is not clear which ``variable`` is meant.
 
     Examples
     --------
@@ -100,7 +108,13 @@ def to_climate(
     allowed = (allow,) if isinstance(allow, str) else tuple(allow)
     if unknown := set(allowed) - {"unfinished"}:
         raise CubeError(f"allow={sorted(unknown)}; expected 'unfinished'")
-    sums = cell_sums(result, grid, tiles=tiles, allow=allowed)
+    sums = cell_sums(result, grid, variable=variable, tiles=tiles, allow=allowed)
+    if isinstance(result, xr.DataArray) and np.isnat(sums.times).all():
+        warnings.warn(
+            f"{result.name!r} alone says no time, so that the fractions have none; give its Dataset, with "
+            f"variable={result.name!r}",
+            stacklevel=2,
+        )
     error = None
     if sample is not None:
         sums = computed(sums)
@@ -112,12 +126,13 @@ def cell_sums(
     result: Result | Mapping[str, Result] | Iterable[Result],
     grid: Any = "0.05deg",
     *,
+    variable: str | None = None,
     tiles: Mapping[str, str] | Sequence[str] | None = None,
     allow: tuple[str, ...] = (),
 ) -> CellSums:
     """Return what maps add up to in the cells of a climate grid; lazy. Parameters are those of `to_climate`."""
     opened = open_maps(result, allow=allow)
-    maps = {name: class_map(name, made) for name, made in opened.items()}
+    maps = {name: class_map(name, made, variable) for name, made in opened.items()}
     first = next(iter(maps.values()))
     _check_alike(maps)
     boxes = {name: made.box for name, made in maps.items()}

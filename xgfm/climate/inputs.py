@@ -113,7 +113,13 @@ def _opened(name: str, made: Result) -> dict[str, Any]:
 
     store = zarr_store(made)
     options: dict[str, Any] = {"mask_and_scale": False, "chunks": None, "decode_coords": "all", "consolidated": False}
-    root = xr.open_zarr(store, **options)
+    try:
+        root = xr.open_zarr(store, **options)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CubeError(
+            f"there is no Zarr store at {redacted(fspath(made))!r}; give the path of one that predict or a job wrote, "
+            "or a Dataset"
+        ) from error
     if root.data_vars:
         return {name: root}
     groups = sorted(zarr.open_group(store, mode="r").group_keys())
@@ -138,8 +144,8 @@ def _check_finished(made: Result) -> None:
     )
 
 
-def class_map(name: str, made: xr.Dataset | xr.DataArray) -> ClassMap:
-    """Return a map as it is to be summed.
+def class_map(name: str, made: xr.Dataset | xr.DataArray, variable: str | None = None) -> ClassMap:
+    """Return a map as it is to be summed: the one that is named, or the only one.
 
     Raises
     ------
@@ -149,7 +155,7 @@ def class_map(name: str, made: xr.Dataset | xr.DataArray) -> ClassMap:
         Without classes.
     """
     dataset = as_dataset(made)
-    variable = choose_variable(dataset, None)
+    variable = choose_variable(dataset, variable)
     codes = dataset[variable]
     box, legend = _box(codes, dataset, name), _legend(codes, variable)
     lead = [d for d in codes.dims if d not in ("y", "x")]
@@ -162,7 +168,7 @@ def class_map(name: str, made: xr.Dataset | xr.DataArray) -> ClassMap:
     times, bounds = times_of(dataset, codes.sizes["time"])
     attrs = {n: dataset.attrs[n] for n in _FACTS if n in dataset.attrs}
     attrs |= {n: codes.attrs[n] for n in ("long_name", "comment") if n in codes.attrs}
-    return ClassMap(variable, box, legend, lazy, _share(dataset, legend, lazy), times, bounds, attrs)
+    return ClassMap(variable, box, legend, lazy, _share(_own(dataset, codes), legend, lazy), times, bounds, attrs)
 
 
 def _blocks(codes: xr.DataArray) -> dict[str, int]:
@@ -191,6 +197,13 @@ def _legend(codes: xr.DataArray, variable: str) -> Legend:
             "returns it, with flag_values and flag_meanings"
         )
     return Legend(*(tuple(getattr(flag, part) for flag in flags) for part in ("number", "name", "color")))
+
+
+def _own(dataset: xr.Dataset, codes: xr.DataArray) -> xr.Dataset:
+    """Leave out the probability of another map of the Dataset."""
+    others = [n for n, v in dataset.data_vars.items() if "flag_values" in v.attrs and n != codes.name]
+    named = str(codes.attrs.get("ancillary_variables", "")).split()
+    return dataset.drop_vars("probability", errors="ignore") if others and "probability" not in named else dataset
 
 
 def _share(dataset: xr.Dataset, legend: Legend, codes: Any) -> Any | None:
