@@ -13,12 +13,13 @@ from pathlib import Path
 
 import iris
 import iris.analysis
+import numpy as np
 
 import xgfm
 
 
 def main() -> None:
-    """Sum a map in cells, write it, and average it by area."""
+    """Sum a map in cells, write it, and average it by the ground that is seen."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--map", type=Path, default=Path("demo-output/map.zarr"), help="a store of a result")
     parser.add_argument("--grid", default="0.02deg", help="climate grid")
@@ -36,8 +37,12 @@ def main() -> None:
     print("companions:", sorted(a.var_name for a in share.ancillary_variables()))
     # A slice of one, not a number: Iris 3.14 cannot take a single string out of a coordinate of strings.
     number = share.coord("name of the class").points.tolist().index(options.of)
-    mean = share[number : number + 1].collapsed(["latitude", "longitude"], iris.analysis.MEAN, weights="cell_area")
-    print(f"{options.of}: {100 * float(mean.data.item()):.2f} % of the cells that are seen")
+    of_class = share[number : number + 1]
+    # By the area of cells alone, one of which the map sees a corner would count as much as one that it fills.
+    seen = of_class.ancillary_variable("share of the cell that the map gives a class").data
+    ground = np.broadcast_to(of_class.cell_measure("cell_area").data * seen, of_class.shape)
+    mean = of_class.collapsed(["latitude", "longitude"], iris.analysis.MEAN, weights=ground)
+    print(f"{options.of}: {100 * float(mean.data.item()):.2f} % of the ground that is seen")
 
 
 if __name__ == "__main__":

@@ -35,21 +35,27 @@ def main() -> None:
     parser.add_argument("--map", type=Path, default=Path("demo-output/map.zarr"), help="a store of a result")
     parser.add_argument("--grid", default="0.02deg", help="climate grid")
     parser.add_argument("--of", default="Corn", help="class")
+    parser.add_argument("--min-valid", type=float, default=0.2, help="least share of a cell that the map must cover")
     parser.add_argument("--out", type=Path, default=Path("fractions.nc"))
     options = parser.parse_args()
-    xgfm.to_netcdf(xgfm.to_climate(options.map, options.grid, min_valid=0.2), options.out, overwrite=True)
+    fractions = xgfm.to_climate(options.map, options.grid, min_valid=options.min_valid)
+    xgfm.to_netcdf(fractions, options.out, overwrite=True)
 
     file = xr.open_dataset(options.out, decode_coords="all")
     share = file["area_fraction"].set_xindex("class_name").sel(class_name=options.of)
+    seen = file["valid_area_fraction"]
     if "time" in share.dims:
-        share = share.isel(time=0)
+        share, seen = share.isel(time=0), seen.isel(time=0)
     percent = xclim.core.units.convert_units_to(share, "%")
     print(f"{options.of}: {float(percent.min()):.1f} to {float(percent.max()):.1f} {percent.attrs['units']} of a cell")
 
     days = xclim.atmos.growing_degree_days(temperatures(share.drop_vars("time", errors="ignore")), thresh="10 degC")
     days = days.isel(time=0)
-    weights = (share * file["cell_area"]).fillna(0)
-    everywhere, there = days.weighted(file["cell_area"]).mean(), days.weighted(weights).mean()
+    # Shares are of the part of a cell that has a class; with the ground of that part they become areas.
+    ground = (file["cell_area"] * seen).where(share.notnull(), 0)
+    area = share.fillna(0) * ground
+    everywhere, there = days.weighted(ground).mean(), days.weighted(area).mean()
+    print(f"{options.of}: {float(area.sum()) / 1e6:.3f} km2 of {float(ground.sum()) / 1e6:.3f} km2")
     print(f"growing degree days: {float(everywhere):.1f} in the cells, {float(there):.1f} where {options.of} grows")
     most = days.where(percent > float(percent.median()))
     print(f"in the {int(most.notnull().sum())} cells with most of it: {float(most.mean()):.1f} {days.attrs['units']}")
