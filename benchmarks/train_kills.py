@@ -15,6 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,8 @@ def rounds(settings: TrainSettings, *, kills: int, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Read the options, make chips, kill."""
-    from field_chips import write_small_chips
-
     sys.path.insert(0, str(CHILD.parent))  # what tests share
+    write_small_chips = import_module("field_chips").write_small_chips
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
