@@ -127,6 +127,9 @@ def legend(made: xr.Dataset, names: list[str]) -> xr.Dataset:
 def test_maps_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(CubeError, match="no map to stack"):
         stack_maps([])
+    for alone in ("2024.zarr", year(2024)):
+        with pytest.raises(CubeError, match=rf"maps= is one {type(alone).__name__}; give several"):
+            stack_maps(alone)  # type: ignore[arg-type]
     with pytest.raises(FramesError, match="1 periods for 2 maps"):
         stack_maps([year(2023), year(2024)], times=[2023])
     with pytest.raises(FramesError, match=r"2023-01-01.*times="):

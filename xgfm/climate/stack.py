@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,8 @@ def stack_maps(maps: Sequence[Map] | Mapping[TimeWindow, Map], times: Sequence[T
     --------
     >>> xgfm.stack_maps([result_2023, result_2024], times=[2023, 2024])  # doctest: +SKIP
     """
+    if isinstance(maps, str | PathLike | xr.Dataset | xr.DataArray):
+        raise CubeError(f"maps= is one {type(maps).__name__}; give several opened maps: [map_2023, map_2024]")
     if isinstance(maps, Mapping):
         if times is not None:
             raise FramesError("maps= has its times as keys; leave times= out")
