@@ -21,11 +21,9 @@ import numpy as np
 import xarray as xr
 
 from xgfm import cf
-from xgfm.cube.hrefs import redacted
-from xgfm.errors import MissingExtraError, WriteError
+from xgfm.errors import MissingExtraError
 from xgfm.store.layout import as_dataset, choose_variable
-from xgfm.store.objects import local_folder
-from xgfm.store.path import written_whole
+from xgfm.store.path import local_file, written_whole
 from xgfm.store.write import to_zarr
 
 SUFFIXES = (".nc", ".nc4", ".cdf")
@@ -97,7 +95,7 @@ def to_netcdf(
     (``eo:cloud_cover``) get ``_`` for what stands in the way, and words along a dim (``band``) are called
     ``band_name``. Attributes of Zarr's conventions are left out: ``spatial_ref`` says the same.
     """
-    target = _local_file(path)
+    target = local_file(path, "netCDF", SUFFIXES)
     if find_spec("netCDF4") is None:
         raise MissingExtraError("netCDF4", "netcdf", "to_netcdf")
     dataset = as_dataset(result)
@@ -176,19 +174,6 @@ def _write(dataset: xr.Dataset, path: Path) -> None:
 
     with dask.config.set(scheduler="synchronous"):
         dataset.to_netcdf(path, engine="netcdf4", format="NETCDF4")
-
-
-def _local_file(path: str | PathLike[str]) -> Path:
-    """Return the file that is meant; refuse URLs and names of other formats."""
-    target = local_folder(path)
-    name = redacted(str(path))
-    if target is None:
-        raise WriteError(f"path={name!r} is no local file, and netCDF is written to one; give its path")
-    if target.suffix.lower() not in SUFFIXES:
-        raise WriteError(
-            f"path={name!r} is not the name of a netCDF file; give path={str(Path(name).with_suffix('.nc'))!r}"
-        )
-    return target
 
 
 def _without_half_floats(dataset: xr.Dataset) -> xr.Dataset:

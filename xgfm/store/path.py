@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
+from xgfm.cube.hrefs import redacted
 from xgfm.errors import WriteError
+from xgfm.store.objects import local_folder
 
 _DISK = {
     errno.ENOSPC: "disk full",
@@ -162,3 +164,20 @@ def _left(partial: Path, target: Path) -> str:
     if not partial.exists():
         return f"Nothing is left on disk; {there}."
     return f"Left on disk: {partial} (incomplete, {size / 1e6:.1f} MB), to be deleted; {there}."
+
+
+def local_file(path: str | PathLike[str], kind: str, suffixes: tuple[str, ...]) -> Path:
+    """Return the file of a kind that is meant.
+
+    Raises
+    ------
+    WriteError
+        A URL, or the name of another format.
+    """
+    target, name = local_folder(path), redacted(str(path))
+    if target is None:
+        raise WriteError(f"path={name!r} is no local file, and {kind} is written to one; give its path")
+    if target.suffix.lower() not in suffixes:
+        better = str(Path(name).with_suffix(suffixes[0]))
+        raise WriteError(f"path={name!r} is not the name of a {kind} file; give path={better!r}")
+    return target

@@ -22,12 +22,10 @@ import shapely.affinity
 import xarray as xr
 
 from xgfm.cf import NODATA, flags_of
-from xgfm.cube.hrefs import redacted
 from xgfm.errors import LabelError, MissingExtraError, WriteError, XgfmError
 from xgfm.grid import geobox_of
 from xgfm.store.layout import as_dataset, choose_variable
-from xgfm.store.objects import local_folder
-from xgfm.store.path import written_whole
+from xgfm.store.path import local_file, written_whole
 from xgfm.store.polygons import Pieces, Regions, Seams, pieces_of, pixel_areas
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ def to_vector(
     MissingExtraError
         Without the package pyarrow.
     """
-    target = _local_file(path)
+    target = local_file(path, "GeoParquet", SUFFIXES)
     if find_spec("pyarrow") is None:
         raise MissingExtraError("pyarrow", "vector", "to_vector")
     layer, confidence = _layers(result, variable)
@@ -114,18 +112,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
-
-
-def _local_file(path: str | PathLike[str]) -> Path:
-    target = local_folder(path)
-    name = redacted(str(path))
-    if target is None:
-        raise WriteError(f"path={name!r} is no local file, and GeoParquet is written to one; give its path")
-    if target.suffix.lower() not in SUFFIXES:
-        raise WriteError(
-            f"path={name!r} is not the name of a GeoParquet file; give path={str(Path(name).with_suffix('.parquet'))!r}"
-        )
-    return target
 
 
 def _layers(result: xr.Dataset | xr.DataArray, variable: str | None) -> tuple[xr.DataArray, xr.DataArray | None]:
