@@ -54,7 +54,7 @@ class Break(WorkerPlugin):
     ----------
     step
         ``"read"``: after the block's third read; ``"predict"``: on the device; ``"write"``: half of a shard is on disk;
-        ``"record"``: the block is written and not yet recorded.
+        ``"record"``: the block is written and not yet recorded; ``"recorded"``: it is, and nobody has been told.
     block
         Which one.
     marker
@@ -87,8 +87,8 @@ class Break(WorkerPlugin):
             self._around(predict, "run", lambda work, *a, **k: (self._strike(), work(*a, **k))[1])
         if self.step == "write":
             self._around(block, "write_block", self._write_half)
-        if self.step == "record":
-            self._around(Ledger, "record", self._before_record)
+        if self.step in ("record", "recorded"):
+            self._around(Ledger, "record", self._at_record)
 
     def teardown(self, worker: Any) -> None:
         while self._undo:
@@ -123,10 +123,13 @@ class Break(WorkerPlugin):
         finally:
             _local._put = before
 
-    def _before_record(self, work: Any, ledger: Any, entry: Any) -> Any:
+    def _at_record(self, work: Any, ledger: Any, entry: Any) -> None:
+        if self.step == "recorded":
+            work(ledger, entry)
         if entry.block == self.block and entry.outcome == "done":
             self._strike()
-        return work(ledger, entry)
+        if self.step == "record":
+            work(ledger, entry)
 
     def _struck(self) -> bool:
         return self.once and Path(self.marker).exists()

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import dask
 import pytest
 from hypothesis import settings
+
+from xgfm.cluster import RESTARTED
 
 # CI tries the same examples every time, so that a change fails for what it did; everyone else tries new ones.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+# As clusters that xgfm opens have it: tests of killed workers open their own.
+dask.config.set({"distributed.deploy.lost-worker-timeout": RESTARTED})
 
 _SHARED = Path(os.environ.get("XGFM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

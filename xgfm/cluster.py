@@ -33,6 +33,9 @@ LOGS = "xgfm-logs"
 """Folder of the queue's log files, in the working directory, where none is given."""
 LOST_WORKER = "5s"
 """How long a worker of the queue may be gone before it is replaced."""
+RESTARTED = "5 minutes"
+"""The same on this machine, where a nanny restarts a worker at once: the cluster gives a worker up that is gone when
+this time has passed since its first death, and one that dies twice is then just being started."""
 DEATHS = 5
 """Workers that may die under a task before the task is blamed: in a queue they are taken away all the time."""
 CONFIG = "xgfm.cluster"
@@ -177,6 +180,7 @@ def _local(
     if gpus:
         raise ClusterError(f'gpus={gpus} for cluster "local"; give "cuda", which places one worker on each GPU')
     options = {"dashboard_address": ":0", **more}
+    dask.config.set({"distributed.deploy.lost-worker-timeout": RESTARTED})
     cluster = LocalCluster(
         n_workers=workers, threads_per_worker=threads, memory_limit=memory, security=_security(tls), **options
     )
@@ -214,6 +218,7 @@ def _cuda(
         for number, device in enumerate(devices)
     }
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", **common}}
+    dask.config.set({"distributed.deploy.lost-worker-timeout": RESTARTED})
     cluster = SpecCluster(workers=specs, scheduler=scheduler, security=security, **more)
     return ClusterClient(cluster, partial(cluster.scale, len(devices)))
 

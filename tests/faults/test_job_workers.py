@@ -123,6 +123,16 @@ def test_a_block_that_kills_every_worker_is_listed(bench: Bench, broken: Callabl
     is_whole(job, bench.clean)
 
 
+def test_a_block_that_is_recorded_as_its_worker_dies_is_done(
+    bench: Bench, broken: Callable[..., Client], tmp_path: Path
+) -> None:
+    job = bench.job("recorded.zarr")
+    outcome = job.run(broken("recorded", once=False), progress=False)
+    assert len(set(struck(tmp_path))) >= 2
+    assert (outcome.complete, outcome.failed) == (True, ())
+    is_whole(job, bench.clean)
+
+
 def test_a_block_that_always_fails_is_listed(bench: Bench, broken: Callable[..., Client], tmp_path: Path) -> None:
     job = bench.job("poisoned.zarr")
     outcome = job.run(broken("predict", how=breaking.poison, once=False), progress=False)

@@ -279,7 +279,9 @@ class _Run:
             self.error = error
             self.stop("the store is full")
         elif isinstance(error, KilledWorker):
-            if self.alone:
+            if trial.block.id in self.ledger.done():  # the last thing that its worker did
+                self.progress.finish(self._km2(trial.block))
+            elif self.alone:
                 self._give_up(trial, f"every worker that computed it died ({said})")
             else:
                 self.progress.note(f"{trial.block.id} was on workers that died; it is tried again at the end, alone")
