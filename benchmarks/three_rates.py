@@ -93,7 +93,7 @@ def rates(case: str, args: argparse.Namespace) -> dict[str, Any]:
             _wait(device)
 
         def fed(source: xr.DataArray) -> None:
-            options = {"precision": args.precision, "device": device, "batch_size": at_once}
+            options = {"precision": args.precision, "device": device, "batch_size": args.batch}
             with dask.config.set(scheduler="threads", num_workers=args.readers):
                 xgfm.predict(source, handle, **options).compute()
 
