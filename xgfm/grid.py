@@ -256,6 +256,12 @@ def _geo_transform(cube: xr.DataArray | xr.Dataset) -> Affine | None:
 def _axis(cube: xr.DataArray | xr.Dataset, name: str, stored: tuple[float, float] | None) -> tuple[float, float]:
     """Outer edge and signed step of one axis, from its centres and the (edge, step) that the file stored."""
     if name not in cube.coords or cube.coords[name].dims != (name,):
+        if {"lat", "lon"} <= set(cube.dims):
+            raise GridError(
+                "it lies on 'lat' and 'lon', and pixels on 'y' and 'x' are needed. Fractions of climate cells are "
+                "written with gfm.to_netcdf or xarray's own to_zarr, and drawn with xarray's own plot; a cube of "
+                "pixels in degrees is renamed: cube.rename(lat='y', lon='x')"
+            )
         raise GridError(
             f"the cube has no one-dimensional coordinate {name!r}; pixel centres are needed: with_grid(cube, geobox)"
         )

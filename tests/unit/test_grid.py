@@ -180,6 +180,11 @@ def test_without_coordinates() -> None:
         geobox_of(cube_on(UTM).drop_vars("x"))
 
 
+def test_cells_of_a_climate_grid_are_no_pixels() -> None:
+    with pytest.raises(GridError, match=r"'lat' and 'lon'.*to_netcdf.*rename\(lat='y', lon='x'\)"):
+        geobox_of(cube_on(UTM).rename(y="lat", x="lon"))
+
+
 def test_irregular_coordinates() -> None:
     cube = cube_on(UTM)
     with pytest.raises(GridError, match="'x' is not regular"):
