@@ -227,7 +227,8 @@ def like(
     if spec is not None and CLASS_DIM in out.dims:
         out = out.assign_coords({CLASS_DIM: _class_coordinate(spec)})
     if "time" in out.coords:
-        out.coords["time"].attrs = {"standard_name": "time", "long_name": "time", "axis": "T"}
+        bounds = {"bounds": "time_bnds"} if "time_bnds" in out.coords else {}
+        out.coords["time"].attrs = {"standard_name": "time", "long_name": "time", "axis": "T", **bounds}
     for name, variable in out.data_vars.items():
         attrs = _variable_attrs(str(name), spec)
         companions = [n for n in COMPANIONS if n in out.data_vars]

@@ -157,6 +157,9 @@ def test_a_season_without_dates_is_nodata(tmp_path: Path, items: Any) -> None:
     result = plan.predict(plan.frames(cube), handle).compute()
     assert result.sizes["time"] == 2
     assert result["toy_task"].dtype == "uint8"
+    years = np.array([["2023", "2024"], ["2024", "2025"]], "datetime64[ns]")
+    for made in (result, plan.template(plan.areas[0], handle)):
+        np.testing.assert_array_equal(made["time_bnds"].values, years)
     assert (result["toy_task"][0] == 255).all()
     assert result["confidence"][0].isnull().all()
     assert (result["toy_task"][1] != 255).any()

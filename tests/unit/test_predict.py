@@ -285,6 +285,9 @@ def test_seasons_are_mapped_one_by_one() -> None:
     alone = [predict(c.sel(time=period), handle).toy_task for period in ("2022", slice("2023-04", "2023-06"))]
     np.testing.assert_array_equal(seen.toy_task.values, np.stack([a.values for a in alone]))
     assert [f["dates"] for f in frames_of(seen.attrs)[3:]] == [["2023-04-10"], ["2023-05-10"], ["2023-06-10"]]
+    assert seen.time.attrs["bounds"] == "time_bnds"
+    ends = [["2022-01-01", "2023-01-01"], ["2023-04-01", "2023-07-01"]]
+    np.testing.assert_array_equal(seen.time_bnds.values, np.array(ends, "datetime64[ns]"))
 
 
 def test_a_season_with_too_few_dates_is_refused_by_name() -> None:

@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 from results import DEGREES, NORTH, SOUTH, pixels, result
 
 from xgfm.cf import like
+from xgfm.cube.periods import named_periods, time_coordinates
 from xgfm.errors import GridError, WriteError
 from xgfm.grid import with_grid
 from xgfm.store.netcdf import described, to_netcdf
@@ -59,11 +60,17 @@ def picture() -> xr.Dataset:
     return like(made, made, None, {"model": "m", "frames": [{"dates": ["2024-04-03"]}], "flag": True})
 
 
+def seasons() -> xr.Dataset:
+    """Maps that stand for periods."""
+    return result(times=2).assign_coords(time_coordinates(named_periods(["2023", ("2024-04", "2024-09")])))
+
+
 OUTPUTS: dict[str, Any] = {
     "class map": lambda: result(probability=True),
     "southern": lambda: result(SOUTH),
     "degrees": lambda: result(DEGREES, probability=True),
     "series": lambda: result(times=3),
+    "seasons": seasons,
     "embedding": features,
     "reconstruction": picture,
 }
@@ -72,6 +79,21 @@ OUTPUTS: dict[str, Any] = {
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_the_checker_finds_no_fault(name: str, tmp_path: Path) -> None:
     assert faults(to_netcdf(OUTPUTS[name](), tmp_path / "a.nc")) == []
+
+
+def test_bounds_of_time_stay_in_every_file_they_pass_through(tmp_path: Path) -> None:
+    to_zarr(seasons(), tmp_path / "first.zarr")
+    with xr.open_zarr(tmp_path / "first.zarr", mask_and_scale=False, decode_coords="all") as first:
+        to_zarr(first, tmp_path / "again.zarr")
+        to_zarr(first.isel(time=0).drop_vars("time_bnds"), tmp_path / "alone.zarr")
+    with xr.open_zarr(tmp_path / "again.zarr", mask_and_scale=False, decode_coords="all") as again:
+        assert faults(to_netcdf(again, tmp_path / "a.nc")) == []
+    for path, engine in (("again.zarr", "zarr"), ("a.nc", "netcdf4")):
+        with xr.open_dataset(tmp_path / path, engine=engine, decode_coords="all") as read:
+            assert read.time.encoding["bounds"] == "time_bnds"
+            np.testing.assert_array_equal(read.time_bnds, seasons().time_bnds)
+    with xr.open_zarr(tmp_path / "alone.zarr") as alone:
+        assert "bounds" not in alone.time.attrs  # it would name what is not there
 
 
 def test_the_check_can_fail(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import xarray as xr
 
 from xgfm import cf
 from xgfm.climate.inputs import Legend, class_map
-from xgfm.cube.periods import Period, TimeWindow, named_periods
+from xgfm.cube.periods import Period, TimeWindow, named_periods, time_coordinates
 from xgfm.errors import CubeError, FramesError, GridError, LabelError
 from xgfm.grid import crs_name, with_grid
 from xgfm.store.layout import as_dataset, choose_variable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Map = xr.Dataset | xr.DataArray
-_TIME_ENCODING = {"units": "seconds since 1970-01-01", "calendar": "standard", "dtype": "int64"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def stack_maps(maps: Sequence[Map] | Mapping[TimeWindow, Map], times: Sequence[T
     stacked = xr.concat(
         alike, "time", data_vars="all", coords="minimal", compat="override", join="override", combine_attrs="override"
     )
-    stacked = stacked.transpose("time", ...).assign_coords(_times(periods))
+    stacked = stacked.transpose("time", ...).assign_coords(time_coordinates(periods))
     stacked.attrs = _joined_attrs([m.attrs for m in alike])
     for name in stacked.data_vars:
         stacked[name].encoding = {**cf.fill_encoding(stacked[name].dtype), "grid_mapping": cf.GRID_MAPPING}
@@ -214,17 +213,6 @@ def _of_one_date(dataset: xr.Dataset) -> list[Any]:
     """Return coordinates that were said of one date: its time, its sensor, its item."""
     alone = {n for n, c in dataset.coords.items() if c.ndim == 0 and n != cf.GRID_MAPPING}
     return [n for n in dataset.coords if n in alone or n == "time_bnds"]
-
-
-def _times(periods: list[Period]) -> dict[str, xr.Variable]:
-    middles = np.array([p.middle.to_datetime64() for p in periods], "datetime64[ns]")
-    ends = np.array([[p.start.to_datetime64(), p.stop.to_datetime64()] for p in periods], "datetime64[ns]")
-    attrs = {"standard_name": "time", "long_name": "time", "axis": "T", "bounds": "time_bnds"}
-    # Zarr's writer would give the bounds units of their own.
-    return {
-        "time": xr.Variable("time", middles, attrs, dict(_TIME_ENCODING)),
-        "time_bnds": xr.Variable(("time", "bnds"), ends, {}, dict(_TIME_ENCODING)),
-    }
 
 
 def _joined_attrs(attrs: list[dict[Any, Any]]) -> dict[str, Any]:

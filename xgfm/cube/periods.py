@@ -1,22 +1,24 @@
 """Periods of time that become the frames of a composite.
 
-In: the dates of a cube, and how many frames or which named windows. Out: `Period` records. Plain date arithmetic in
-UTC; no pixels.
+In: the dates of a cube, and how many frames or which named windows. Out: `Period` records, and the coordinates of
+results that stand for some. Plain date arithmetic in UTC; no pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from xgfm.errors import FramesError
 
+_TIME_ENCODING = {"units": "seconds since 1970-01-01", "calendar": "standard", "dtype": "int64"}
 TimeWindow = Any
 """A date or period ('2024', '2024-05', '2024-05-02'), a slice of two, or a ``(start, end)`` of two; ends count."""
 
@@ -107,3 +109,15 @@ def _period(window: TimeWindow) -> Period:
     if stop <= start:
         raise FramesError(f"window {window!r} ends before it starts")
     return Period(start, stop)
+
+
+def time_coordinates(periods: Sequence[Period]) -> dict[Hashable, xr.Variable]:
+    """Return ``time``, the middle of each period, and ``time_bnds``, its two ends, as CF asks (section 7.1)."""
+    middles = np.array([p.middle.to_datetime64() for p in periods], "datetime64[ns]")
+    ends = np.array([[p.start.to_datetime64(), p.stop.to_datetime64()] for p in periods], "datetime64[ns]")
+    attrs = {"standard_name": "time", "long_name": "time", "axis": "T", "bounds": "time_bnds"}
+    # Zarr's writer would give the bounds units of their own.
+    return {
+        "time": xr.Variable("time", middles, attrs, dict(_TIME_ENCODING)),
+        "time_bnds": xr.Variable(("time", "bnds"), ends, {}, dict(_TIME_ENCODING)),
+    }

@@ -19,7 +19,7 @@ import xarray as xr
 
 from xgfm import cf
 from xgfm.cube.composite import composite
-from xgfm.cube.periods import Period, TimeWindow, named_periods
+from xgfm.cube.periods import Period, TimeWindow, named_periods, time_coordinates
 from xgfm.errors import FramesError, TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.augment import averaged_over_d4
@@ -120,7 +120,8 @@ def predict(
         Name of a published or registered task, path of a folder or weights file, or what `xgfm.load_task` gave.
     periods : sequence, optional
         Seasons that a task of several frames maps one by one: ``["2023", ("2024-03", "2024-10")]``, in order. Each is
-        composited into the task's frames, unless it has just as many dates.
+        composited into the task's frames, unless it has just as many dates. ``time`` is the middle of each and
+        ``time_bnds`` its two ends.
     return_ : str or sequence of str
         Of ``"class"``, ``"probability"``, ``"confidence"``, ``"entropy"``, ``"logits"``, ``"out_of_domain"``: the share
         of held-out training patches that lie nearer to the training data than a pixel's patch, for a task that knows
@@ -226,7 +227,7 @@ def _framed(
     parts = [_season(cube.isel(time=season.steps(time)), spec, season) for season in seasons]
     joined = xr.concat(parts, "time", coords="minimal", compat="override", combine_attrs="override")
     joined.attrs["frames"] = [facts for part in parts for facts in part.attrs["frames"]]
-    return joined, {"time": [season.middle.to_datetime64() for season in seasons]}
+    return joined, time_coordinates(seasons)
 
 
 def _season(cube: xr.DataArray, spec: TaskSpec, season: Period) -> xr.DataArray:

@@ -14,6 +14,7 @@ import xarray as xr
 
 from xgfm.cube.composite import composite
 from xgfm.cube.open import REFLECTANCE_SCALE
+from xgfm.cube.periods import time_coordinates
 from xgfm.errors import JobError
 from xgfm.grid import with_grid
 from xgfm.infer.predict import predict
@@ -74,7 +75,8 @@ def predicted(plan: Plan, framed: xr.DataArray, handle: ModelHandle) -> xr.Datas
     if "time" not in result.dims or result.sizes["time"] == len(plan.spec.seasons):
         return result
     fills = {name: 255 if variable.dtype == np.uint8 else np.nan for name, variable in result.data_vars.items()}
-    return result.reindex(time=_times(plan), fill_value=fills)
+    times = time_coordinates(plan.spec.seasons)
+    return result.reindex(time=times["time"].values, fill_value=fills).assign_coords(times)
 
 
 def template(plan: Plan, area: Area, handle: ModelHandle) -> xr.Dataset:
@@ -167,7 +169,3 @@ def _there(plan: Plan, framed: xr.DataArray) -> list[int]:
 def _middle(plan: Plan, season: int) -> Any:
     first = _windows(plan, season)[0].middle.to_datetime64()
     return first.astype("datetime64[ns]").tolist()
-
-
-def _times(plan: Plan) -> np.ndarray:
-    return np.array([season.middle.to_datetime64() for season in plan.spec.seasons], "datetime64[ns]")

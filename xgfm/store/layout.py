@@ -49,7 +49,8 @@ def prepared(result: xr.Dataset | xr.DataArray, *, chunk: int | None = None, sha
             dataset[name] = variable.chunk({d: whole[d] for d in variable.dims})
     for name, variable in dataset.variables.items():
         _check_json(f"variable {name!r}", variable.attrs)
-        variable.encoding = _encoding(variable, inner, whole)
+        bounds = {k: v for k, v in variable.encoding.items() if k == "bounds" and v in dataset.variables}
+        variable.encoding = {**_encoding(variable, inner, whole), **bounds}
         kept = {k: v for k, v in variable.attrs.items() if k not in _DECODED}
         variable.attrs = {**kept, **(grid_conventions(geobox) if _on_grid(variable) else {})}
     _check_json("the result", dataset.attrs)

@@ -310,7 +310,7 @@ def _encode_time(dataset: xr.Dataset, name: str) -> None:
     units = _unit(member.values for member in members)
     members[0].attrs.setdefault("units_metadata", "leap_seconds: unknown")  # what catalogues do not tell
     for member in members:
-        exact = {"units": f"{units} since 1970-01-01T00:00:00", "calendar": "standard", "dtype": "int64"}
+        exact = {"units": f"{units} since 1970-01-01", "calendar": "standard", "dtype": "int64"}
         # Double precision is asked for where CMIP's tables are followed.
         double = np.dtype(member.encoding.get("dtype", "int64")).kind == "f"
         member.encoding = {**(member.encoding if double else exact), "_FillValue": None}
