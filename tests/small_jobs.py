@@ -115,7 +115,9 @@ def plan_items(plan: Plan, tile: str) -> list[dict[str, Any]]:
 def stored(job: Job, group: str = "") -> dict[str, np.ndarray]:
     """Return every gridded array of a store's group, as it is stored."""
     root = zarr.open_group(job.spec.store, mode="r", path=group or None)
-    return {name: array[...] for name, array in root.arrays() if array.ndim >= 2}
+    return {
+        name: array[...] for name, array in root.arrays() if (array.metadata.dimension_names or ())[-2:] == ("y", "x")
+    }
 
 
 def same_stores(one: Job, other: Job) -> None:
