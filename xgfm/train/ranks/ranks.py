@@ -21,6 +21,10 @@ from datetime import timedelta
 from ipaddress import ip_address
 
 import torch
+
+# Its functions have the group that there is when they are imported as a default, and torch imports them for its first
+# parallel module: that group would live until the interpreter ends, where its threads may abort the process.
+import torch.distributed.nn.functional
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
