@@ -4,7 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Tests run side by side, so each has one thread for its numbers.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint types docs clean
@@ -13,9 +12,7 @@ demo: $(STAMP)
 	$(BIN)/xgfm demo --out demo-output
 
 test: $(STAMP)
-	@$(PYTEST) -n $(WORKERS) --dist loadfile || { test $$? -eq 1 \
-		&& echo "What failed runs once more, by itself. A test that passes now depends on time or load: mend it all the same." \
-		&& $(PYTEST) --last-failed --last-failed-no-failures none; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
