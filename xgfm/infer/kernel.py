@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 
@@ -241,14 +241,9 @@ def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
 def batches(pixels: _Prepared, place: Block, settings: Settings) -> Iterator[Batch]:
     """Batch the windows of a block, over groups too."""
     count, itemsize = len(pixels.cuts), pixels.x.element_size()
-    asked = settings.batch_size
-    most = asked or batch_size(str(pixels.x.device), settings.window_values * itemsize)
-    # Full ones, not even ones: those of odd sizes are slower on a CPU. A few windows alone take twice their time.
-    starts = range(0, count, most)
-    if len(starts) > 1 and count - starts[-1] < most // 4 and not asked:
-        starts = starts[:-1]
-    for start, stop in pairwise((*starts, count)):
-        cuts = pixels.cuts[start:stop]
+    most = settings.batch_size or batch_size(str(pixels.x.device), settings.window_values * itemsize)
+    for start in range(0, count, most):  # full ones, not even ones: those of odd sizes are slower on a CPU
+        cuts = pixels.cuts[start : start + most]
         x, valid = (torch.stack([_cut(t, c, place, settings) for c in cuts]) for t in (pixels.x, pixels.valid))
         yield Batch(x, valid, cuts, None, None)
 
