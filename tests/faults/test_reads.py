@@ -204,8 +204,8 @@ def test_a_retry_by_dask_is_a_second_try(local: dict[str, Any], server: Apart, p
         assert (client.compute(cube, retries=2).result().values[0] == pixels[1]).all()
 
 
-def test_an_open_reader_tries_again_too(local: dict[str, Any], server: Apart, pixels: np.ndarray) -> None:
-    """Dask's retry meets the same reader, with its file open: the header came, the pixels did not."""
+def test_the_same_reader_tries_again(local: dict[str, Any], server: Apart, pixels: np.ndarray) -> None:
+    """Dask's retry meets the same reader: the header came, the pixels did not."""
     whole = Path(local["assets"]["B04"]["href"]).read_bytes()
     record = normalise(with_hrefs(local, server.url()))
     item = loader_stackstac._item("0", [record], ("red",), record.geobox, 32615)

@@ -1,8 +1,8 @@
 """The default loader: stackstac, called with a full grid and plain dicts, which is the only way in which it is right.
 
 In: time steps and a grid. Out: a lazy array whose graph holds one task for each chunk and two for each step. A step of
-several granules is one entry of stackstac's table, which `StepReader` opens; so merging adds no task. Files that do not
-lie on the target's lattice are warped by `xgfm.cube.files`, the same in every chunk.
+several granules is one entry of stackstac's table, which `StepReader` reads; so merging adds no task. What is read of a
+file is read by `xgfm.cube.files`, the same in every chunk.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xgfm.cube.credentials import gdal_path, read
+from xgfm.cube.credentials import read
 from xgfm.cube.files import Blocks, read_part
-from xgfm.cube.loaders import Layer, Source, Step, check_chunks, check_file, check_grid, first_valid, place
-from xgfm.errors import GridError, ReadError
+from xgfm.cube.loaders import Layer, Source, Step, check_chunks, check_grid, first_valid, place
+from xgfm.errors import GridError
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -97,6 +97,8 @@ class StepReader:
         scale_offset: Any = (1, 0),
         errors_as_nodata: tuple[Exception, ...] = (),
     ) -> None:
+        from odc.geo.geobox import GeoBox
+
         self._options = {
             "url": url,
             "spec": spec,
@@ -108,63 +110,26 @@ class StepReader:
             "errors_as_nodata": errors_as_nodata,
         }
         self._layer = Layer(np.dtype(dtype).name, fill_value, resampling.name)
-        sources = [Source(*values) for values in json.loads(url)]
-        self._parts = [(source, self._open_lazily(source) if source.aligned else None) for source in sources]
-
-    def _open_lazily(self, source: Source) -> Any:
-        """Stackstac's own reader of one file, on the file's grid."""
-        from rasterio.enums import Resampling
-        from stackstac.raster_spec import RasterSpec
-        from stackstac.rio_reader import AutoParallelRioReader
-
-        spec = self._options["spec"]
-        width, height = spec.resolutions_xy
-        left, top = spec.bounds[0] + source.column * width, spec.bounds[3] - source.row * height
-        bounds = (left, top - source.rows * height, left + source.columns * width, top)
-        spec = RasterSpec(spec.epsg, bounds, spec.resolutions_xy)
-        options = {**self._options, "url": gdal_path(source.href), "spec": spec, "resampling": Resampling.nearest}
-        return AutoParallelRioReader(**options)
+        self._sources = [Source(*values) for values in json.loads(url)]
+        self._geobox = GeoBox(spec.shape, spec.transform, f"EPSG:{spec.epsg}")
 
     def read(self, window: Any, **_: Any) -> NDArray[Any]:
         """Return the pixels of a window of the target grid; fill where no granule has a valid one."""
         row, column, rows, columns = window.row_off, window.col_off, window.height, window.width
-        hits = [(s, part, hit) for s, part in self._parts if (hit := s.overlap(row, column, rows, columns))]
-        pixels = ((hit, self._read_part(source, part, row, column, hit)) for source, part, hit in hits)
+        hits = [(s, hit) for s in self._sources if (hit := s.overlap(row, column, rows, columns))]
+        pixels = ((hit, self._read_part(source, row, column, hit)) for source, hit in hits)
         return first_valid(pixels, (rows, columns), self._options["dtype"], self._options["fill_value"])
 
-    def _read_part(self, source: Source, part: Any, row: int, column: int, hit: tuple[slice, slice]) -> NDArray[Any]:
-        from rasterio.windows import Window
-
-        top, left, bottom, right = row + hit[0].start, column + hit[1].start, row + hit[0].stop, column + hit[1].stop
+    def _read_part(self, source: Source, row: int, column: int, hit: tuple[slice, slice]) -> NDArray[Any]:
+        part = row + hit[0].start, column + hit[1].start, row + hit[0].stop, column + hit[1].stop
 
         def action() -> NDArray[Any]:
+            # Not stackstac's own reader, which warps chunk by chunk, with other pixels in other chunks; also a file on
+            # the same lattice, at 4 times the cost, where its CRS is nameless or it is less than its tile.
             with self._options["gdal_env"].always:
-                if part is None:  # warped, which stackstac does chunk by chunk, with other pixels in other chunks
-                    return read_part(source, (top, left, bottom, right), self._geobox(), self._layer, Blocks())
-                check_file(gdal_path(source.href), source, self._options["dtype"])
-                window = Window(left - source.column, top - source.row, right - left, bottom - top)
-                pixels: NDArray[Any] = part.read(window)
-            return pixels
+                return read_part(source, part, self._geobox, self._layer, Blocks())
 
-        try:
-            return read(source.href, action, item=source.item, asset=source.asset)
-        except ReadError:
-            if part is not None:
-                part.close()  # so that a second try opens the file anew
-            raise
-
-    def _geobox(self) -> GeoBox:
-        """Return the target grid."""
-        from odc.geo.geobox import GeoBox
-
-        spec = self._options["spec"]
-        return GeoBox(spec.shape, spec.transform, f"EPSG:{spec.epsg}")
-
-    def close(self) -> None:
-        """Close every file."""
-        for _, part in self._parts:
-            if part is not None:
-                part.close()
+        return read(source.href, action, item=source.item, asset=source.asset)
 
     def __getstate__(self) -> dict[str, Any]:
         return self._options
