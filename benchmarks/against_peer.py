@@ -59,7 +59,7 @@ def main() -> None:
 
     def ours(precision: str) -> np.ndarray:
         with dask.config.set(scheduler="threads"):
-            result = xgfm.predict(lazy, handle, precision=precision, batch_size=16)
+            result = xgfm.predict(lazy, handle, precision=precision)
             return result[variable_name(handle.spec)].values
 
     ways = {"peer": lambda m, x: tiled_inference(m, x, crop=224, stride=192)}

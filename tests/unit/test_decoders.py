@@ -59,3 +59,15 @@ def test_channel_norm_is_a_layer_norm_over_channels() -> None:
     norm, x = ChannelNorm(5), torch.randn(2, 5, 3, 4)
     expected = F.layer_norm(x.movedim(1, -1), (5,), eps=1e-6).movedim(-1, 1)
     assert torch.allclose(norm(x), expected, atol=1e-6)
+
+
+def test_the_linear_decoder_is_a_transposed_convolution() -> None:
+    """Values and gradients are those of torch's own, on a batch of maps that are not square."""
+    linear = LinearDecoder(CHANNELS, classes=3, upsampling_size=7)
+    x = torch.randn(2, 16, 4, 6, requires_grad=True)
+    inputs = (x, *linear.parameters())
+    ours, theirs = linear([x]), linear.conv(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    weight = torch.randn_like(ours)
+    for a, b in zip(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)

@@ -394,7 +394,7 @@ def test_many_dates_in_one_chunk_are_taken_in_parts(monkeypatch: pytest.MonkeyPa
     c, handle = cube(20, 20, times=4, chunks=-1), Handle(task_spec(frames=1))
     whole = predict(c, handle).toy_task.values
     handle.module.seen.clear()
-    monkeypatch.setattr(kernel, "_VALUES", 20 * 20 * 6)
+    monkeypatch.setattr(kernel, "_BYTES", 2 * 20 * 20 * 6)
     np.testing.assert_array_equal(predict(c, handle).toy_task.values, whole)
     assert len(handle.module.seen) >= 4
 

@@ -1,14 +1,14 @@
 """The kernel: one block of a cube through one model on one device.
 
 In: a NumPy block ``(frame, band, y, x)`` as it came from the files, and the windows that it owns. Out: a NumPy block
-of results. Nothing here knows of Dask or xarray. The block travels to the device once, as it is stored; it becomes
-float there, windows are cut out of it as views, and the answer travels back once.
+of results. Nothing here knows of Dask or xarray. The block travels to the device once, as it is stored; windows are cut
+out of it there, a batch of them becomes float at a time, and the answer travels back once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -32,10 +32,10 @@ from xgfm.infer.device import (
     under_way,
     used_here,
 )
-from xgfm.infer.pixels import Pixels, check_values, normalise
+from xgfm.infer.pixels import Pixels, check_values, normalise, on_device, valid_in
 
-_VALUES = 1 << 26
-"""Pixels times bands times frames that are float on the device at once: 256 MB."""
+_BYTES = 1 << 28
+"""Of a block, as it is stored, that are on the device at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ class Cut:
     group: int
     row: Window
     column: Window
+    share: float = 1.0
+    """Of its pixels, how many are valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +162,14 @@ def run(
     with under_way(device) as stream, torch.inference_mode():
         answer = torch.from_numpy(out).to(device, copy=True)
         wrong = torch.zeros((), dtype=torch.bool, device=device)
-        at_once = max(_VALUES // (block[0].size * settings.frames), 1)
+        at_once = max(_BYTES // (block[0].nbytes * settings.frames), 1)
         for group in range(0, len(out), at_once):
             frame = group * settings.frames
             with beside(stream):
                 part = block[frame : frame + at_once * settings.frames]
-                pixels = _prepared(part, place, device, dtype, settings)
+                pixels = _prepared(part, place, device, settings)
             with alone(device):
-                _run_windows(pixels, place, first_frame + frame, step, finish, answer[group:], wrong, settings)
+                _run_windows(pixels, place, first_frame + frame, step, finish, answer[group:], wrong, settings, dtype)
         with alone(device):
             fetch = fetching(answer, wrong)
         filled, bad = fetch()
@@ -180,19 +182,19 @@ def run(
 class _Prepared:
     """Some groups of a block on the device, and which of their windows there is something to see in."""
 
-    x: torch.Tensor  # (group, C, T, y, x), normalised
+    raw: torch.Tensor  # (group, T, C, y, x), as stored
     valid: torch.Tensor  # (group, y, x)
     cuts: list[Cut]
 
 
-def _prepared(block: np.ndarray, place: Block, device: str, dtype: torch.dtype, settings: Settings) -> _Prepared:
-    x, valid = normalise(block, settings.pixels, device, frames=settings.frames, dtype=dtype)
-    x, valid = (pad_to(t, settings.window) for t in (x, valid))
-    cuts = [Cut(group, row, column) for group, (row, column) in product(range(len(x)), place.windows())]
+def _prepared(block: np.ndarray, place: Block, device: str, settings: Settings) -> _Prepared:
+    raw = pad_to(on_device(block, device, frames=settings.frames), settings.window)
+    valid = valid_in(raw, settings.pixels.nodata)
+    cuts = [Cut(group, row, column) for group, (row, column) in product(range(len(raw)), place.windows())]
     # One look at all of them: each look waits for the device.
     shares = torch.stack([_cut(valid, cut, place, settings).float().mean() for cut in cuts]).tolist()
-    seen = [cut for cut, share in zip(cuts, shares, strict=True) if share > 0 and share >= settings.min_valid]
-    return _Prepared(x, valid, seen)
+    cuts = [replace(cut, share=share) for cut, share in zip(cuts, shares, strict=True)]
+    return _Prepared(raw, valid, [cut for cut in cuts if cut.share > 0 and cut.share >= settings.min_valid])
 
 
 def _cut(x: torch.Tensor, cut: Cut, place: Block, settings: Settings) -> torch.Tensor:
@@ -210,13 +212,14 @@ def _run_windows(
     answer: torch.Tensor,
     wrong: torch.Tensor,
     settings: Settings,
+    dtype: torch.dtype,
 ) -> None:
     """Run as many groups of frames as memory is planned for; say in ``wrong`` whether the model failed."""
-    for tensor in (pixels.x, pixels.valid):
+    for tensor in (pixels.raw, pixels.valid):
         used_here(tensor)
 
     def said() -> Said:
-        for batch in batches(pixels, place, settings):
+        for batch in batches(pixels, place, settings, dtype):
             raw = _ask(step, tell(batch, settings, first_frame))
             wrong.logical_or_(raw.amax().isnan())
             yield raw, batch
@@ -234,17 +237,19 @@ def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
         if length < size:
             period = max(2 * length - 2, 1)
             there = torch.arange(size, device=x.device) % period
-            x = x.index_select(x.ndim + axis, torch.where(there < length, there, period - there))
+            there = torch.where(there < length, there, period - there)
+            x = x[..., there] if axis == -1 else x[..., there, :]
     return x
 
 
-def batches(pixels: _Prepared, place: Block, settings: Settings) -> Iterator[Batch]:
-    """Batch the windows of a block, over groups too."""
-    count, itemsize = len(pixels.cuts), pixels.x.element_size()
-    most = settings.batch_size or batch_size(str(pixels.x.device), settings.window_values * itemsize)
-    for start in range(0, count, most):  # full ones, not even ones: those of odd sizes are slower on a CPU
+def batches(pixels: _Prepared, place: Block, settings: Settings, dtype: torch.dtype) -> Iterator[Batch]:
+    """Batch the windows of a block, over groups too, and normalise a batch at a time."""
+    device = str(pixels.raw.device)
+    most = settings.batch_size or batch_size(device, settings.window_values * dtype.itemsize)
+    for start in range(0, len(pixels.cuts), most):  # full ones, not even ones: those of odd sizes are slower on a CPU
         cuts = pixels.cuts[start : start + most]
-        x, valid = (torch.stack([_cut(t, c, place, settings) for c in cuts]) for t in (pixels.x, pixels.valid))
+        raw, valid = (torch.stack([_cut(t, c, place, settings) for c in cuts]) for t in (pixels.raw, pixels.valid))
+        x = normalise(raw, settings.pixels, dtype, whole=all(cut.share == 1 for cut in cuts))
         yield Batch(x, valid, cuts, None, None)
 
 

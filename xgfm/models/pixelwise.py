@@ -83,5 +83,7 @@ def pad_to_even_grid(x: Tensor, patch_size: tuple[int, int, int]) -> Tensor:
             f"image of {height} x {width} pixels is too small to be padded by reflection to multiples of "
             f"{2 * ph} x {2 * pw}; give at least {ph + 1} x {pw + 1}"
         )
+    if not (below or right):
+        return x
     padded = F.pad(x.flatten(1, 2), (0, right, 0, below), mode="reflect")  # (B, C * T, H, W)
     return padded.reshape(*x.shape[:3], height + below, width + right)

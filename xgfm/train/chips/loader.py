@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xgfm.errors import TrainError
-from xgfm.infer.pixels import Pixels, normalise
+from xgfm.infer.pixels import Pixels, normalise, on_device
 from xgfm.models.spec import TaskSpec
 from xgfm.train.chips.store import ChipFacts, Chips, Sample
 
@@ -273,5 +273,4 @@ def normalised(sample: Sample, spec: TaskSpec, facts: ChipFacts, device: str) ->
         fill=spec.nodata_fill,
         fill_units=spec.nodata_units,
     )
-    x, _ = normalise(image.flatten(0, 1).numpy(), pixels, device, frames=facts.frames)
-    return x
+    return normalise(on_device(image.flatten(0, 1).numpy(), device, frames=facts.frames), pixels)
