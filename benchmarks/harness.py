@@ -132,7 +132,9 @@ def measure(call: Callable[[], object]) -> Cost:
     return Cost(wall, cpu, (peak - before) / 1e6)
 
 
-def alternately(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Cost]:
+def alternately(
+    calls: Mapping[str, Callable[[], Any]], repeats: int, cost_of: Callable[[Callable[[], Any]], Cost] = measure
+) -> dict[str, Cost]:
     """Run several calls in turn, ``repeats`` times after one warm-up, and return the medians of each.
 
     What else the machine does then falls on all of them.
@@ -140,7 +142,7 @@ def alternately(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict
     taken: dict[str, list[Cost]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
-            cost = measure(call)
+            cost = cost_of(call)
             if turn:
                 taken[name].append(cost)
     return {name: _median(costs) for name, costs in taken.items()}
