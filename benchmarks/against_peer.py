@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 import torch
 import xarray as xr
-from harness import Cost, alternately, cube, measure, pixels, report, task
+from harness import Cost, alternately, cube, measure, median, pixels, ratio, report, task
 from peer_tiling import tiled_inference
 
 import xgfm
@@ -35,7 +35,7 @@ from xgfm.cf import variable_name
 from xgfm.models.handle import ModelHandle
 
 Tiled = Callable[..., torch.Tensor]
-MEASURES = {"wall": lambda c: c.wall, "cpu": lambda c: c.cpu, "memory": lambda c: c.peak_mb}
+MEASURES = {"wall": "wall", "cpu": "cpu", "memory": "peak_mb"}
 
 
 def peer(tiled: Tiled, data: np.ndarray, handle: ModelHandle, precision: str) -> np.ndarray:
@@ -100,18 +100,20 @@ def main() -> None:
         for way, precision in product(ways, ("fp32", "bf16")):
             process = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
             calls[f"{way} {precision}"] = partial(process.submit, cost, way, precision, args.model, args.size)
-        costs = alternately(calls, args.repeats, cost_of=lambda call: call().result())
-    rows = [
-        {
-            "way": name,
-            "wall_s": c.wall,
-            "cpu_s": c.cpu,
-            "peak_mb": c.peak_mb,
-            **{f"{what}_ratio": of(costs[f"peer {name[-4:]}"]) / of(c) for what, of in MEASURES.items()},
-            "wall_as_used": costs["peer fp32"].wall / c.wall,
-        }
-        for name, c in costs.items()
-    ]
+        taken = alternately(calls, args.repeats, cost_of=lambda call: call().result())
+    rows = []
+    for name, turns in taken.items():
+        c, theirs = median(turns), taken[f"peer {name[-4:]}"]
+        rows.append(
+            {
+                "way": name,
+                "wall_s": c.wall,
+                "cpu_s": c.cpu,
+                "peak_mb": c.peak_mb,
+                **{f"{what}_ratio": ratio(theirs, turns, measure) for what, measure in MEASURES.items()},
+                "wall_as_used": ratio(taken["peer fp32"], turns),
+            }
+        )
     report("against_peer", rows)
 
 

@@ -134,8 +134,8 @@ def measure(call: Callable[[], object]) -> Cost:
 
 def alternately(
     calls: Mapping[str, Callable[[], Any]], repeats: int, cost_of: Callable[[Callable[[], Any]], Cost] = measure
-) -> dict[str, Cost]:
-    """Run several calls in turn, ``repeats`` times after one warm-up, and return the medians of each.
+) -> dict[str, list[Cost]]:
+    """Run several calls in turn, ``repeats`` times after one warm-up, and return what each turn of each cost.
 
     What else the machine does then falls on all of them.
     """
@@ -145,11 +145,17 @@ def alternately(
             cost = cost_of(call)
             if turn:
                 taken[name].append(cost)
-    return {name: _median(costs) for name, costs in taken.items()}
+    return taken
 
 
-def _median(costs: Sequence[Cost]) -> Cost:
+def median(costs: Sequence[Cost]) -> Cost:
+    """Return the median of each measure."""
     return Cost(*(statistics.median(getattr(c, name) for c in costs) for name in ("wall", "cpu", "peak_mb")))
+
+
+def ratio(above: Sequence[Cost], below: Sequence[Cost], measure: str = "wall") -> float:
+    """Return the median over turns of one cost over another: a machine that slows down slows both of a turn."""
+    return statistics.median(getattr(a, measure) / getattr(b, measure) for a, b in zip(above, below, strict=True))
 
 
 def device_name(device: str) -> str:
