@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.managers import BaseManager
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Server:
     """Files by path, and what is answered instead of them."""
 
     port: int = 0
+    root: str = field(default_factory=lambda: uuid4().hex)
+    """A folder that stands for the server's own root."""
     files: dict[str, bytes] = field(default_factory=dict)
     scripts: dict[str, list[int]] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
@@ -94,7 +97,8 @@ def serve(server: Server) -> Iterator[Server]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            request = Request(self.command, parts.path, parts.query, dict(self.headers), body)
+            path = parts.path.removeprefix(f"/{server.root}")
+            request = Request(self.command, path, parts.query, dict(self.headers), body)
             server.requests.append(request)
             status, headers, data = server.answer(request)
             self.send_response(status)
@@ -151,7 +155,8 @@ class Apart:
         self._stack.enter_context(serve(self._server))
 
     def url(self) -> str:
-        return self._server.url
+        """An address of this server's own: GDAL keeps what it read by address, and ports come back."""
+        return f"{self._server.url}/{self._server.root}"
 
     def put(self, path: str, data: bytes) -> None:
         """Serve a file."""
