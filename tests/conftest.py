@@ -9,7 +9,7 @@ import dask
 import pytest
 from hypothesis import settings
 
-from xgfm.cluster import RESTARTED
+from xgfm.cluster import RESTARTED, unprofiled
 
 # CI tries the same examples every time, so that a change fails for what it did; everyone else tries new ones.
 settings.register_profile("ci", derandomize=True)
@@ -18,6 +18,7 @@ if os.environ.get("CI"):
 
 # As clusters that xgfm opens have it: tests of killed workers open their own.
 dask.config.set({"distributed.deploy.lost-worker-timeout": RESTARTED})
+unprofiled()
 
 _SHARED = Path(os.environ.get("XGFM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -38,6 +39,7 @@ RESTARTED = "5 minutes"
 this time has passed since its first death, and one that dies twice is then just being started."""
 DEATHS = 5
 """Workers that may die under a task before the task is blamed: in a queue they are taken away all the time."""
+_PROFILER_CRASHES = sys.version_info[:2] == (3, 11)
 CONFIG = "xgfm.cluster"
 """Key of Dask's configuration: ``xgfm.cluster.slurm.account`` stands for ``account=`` of ``open("slurm")``."""
 
@@ -172,6 +174,16 @@ def _connect(address: str, asked: Mapping[str, Any]) -> Client:
     return Client(address)
 
 
+def unprofiled() -> None:
+    """Turn Dask's profiler of tasks off, in this process and in those that it starts, on Python 3.11.
+
+    A hundred times a second it looks at the frames of other threads. In 3.11 that may crash the process (CPython issue
+    99110 and its like, seen in 3.11.7): Dask itself leaves its profiler of event loops out there.
+    """
+    if _PROFILER_CRASHES:
+        dask.config.set({"distributed.worker.profile.enabled": False})
+
+
 def _local(
     *, workers: int = 1, threads: int = THREADS, memory: str = "auto", tls: bool = False, gpus: int = 0, **more: Any
 ) -> Client:
@@ -181,6 +193,7 @@ def _local(
         raise ClusterError(f'gpus={gpus} for cluster "local"; give "cuda", which places one worker on each GPU')
     options = {"dashboard_address": ":0", **more}
     dask.config.set({"distributed.deploy.lost-worker-timeout": RESTARTED})
+    unprofiled()
     cluster = LocalCluster(
         n_workers=workers, threads_per_worker=threads, memory_limit=memory, security=_security(tls), **options
     )
@@ -219,6 +232,7 @@ def _cuda(
     }
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0", **common}}
     dask.config.set({"distributed.deploy.lost-worker-timeout": RESTARTED})
+    unprofiled()
     cluster = SpecCluster(workers=specs, scheduler=scheduler, security=security, **more)
     return ClusterClient(cluster, partial(cluster.scale, len(devices)))
 
@@ -298,6 +312,7 @@ def queue_options(
         "shared_temp_directory": logs,  # of the certificates, which only their owner can read
         "security": _security(tls),
         "worker_extra_args": extra,
+        "job_script_prologue": _prologue(kind, more.pop("job_script_prologue", None)),
         "scheduler_options": scheduler,
         **({"job_extra_directives": directives} if directives else {}),
         **({"resource_spec": _pbs(threads, memory, gpus)} if gpus and kind == "pbs" else {}),
@@ -309,6 +324,12 @@ def _gpu_directives(kind: str, gpus: int) -> list[str]:
     """How a queue is asked for GPUs; PBS is asked in its resource specification."""
     asked = {"slurm": f"--gres=gpu:{gpus}", "lsf": f'-gpu "num={gpus}"'}
     return [asked[kind]] if gpus and kind in asked else []
+
+
+def _prologue(kind: str, given: list[str] | None) -> list[str]:
+    """Lines of a job before its worker starts: what was given, or Dask's configuration has, and as `unprofiled`."""
+    lines = given if given is not None else dask.config.get(f"jobqueue.{kind}.job-script-prologue", None) or []
+    return [*(["export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"] if _PROFILER_CRASHES else []), *lines]
 
 
 def _pbs(threads: int, memory: str, gpus: int) -> str:

@@ -157,6 +157,9 @@ def _cluster() -> Iterator[Client]:
     """One process with a thread for each core: weights are in memory once, and torch uses all threads."""
     from distributed import Client, LocalCluster
 
+    from xgfm.cluster import unprofiled
+
+    unprofiled()
     threads = os.cpu_count() or 1
     with (
         LocalCluster(n_workers=1, threads_per_worker=threads, dashboard_address="127.0.0.1:0") as cluster,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,20 @@ def test_certificates_are_for_their_owner_alone(tmp_path: Path) -> None:
         assert any("PRIVATE KEY" in path.read_text() for path in written)
         assert all(path.stat().st_mode & 0o077 == 0 for path in written)
     assert not any(path.exists() for path in written)
+
+
+def test_workers_are_not_profiled_where_that_may_crash_them(tmp_path: Path) -> None:
+    def profiled(dask_worker: Any) -> bool:
+        return "profile" in dask_worker.periodic_callbacks
+
+    crashes = sys.version_info[:2] == (3, 11)
+    with dask.config.set({"distributed.worker.profile.enabled": True}), cluster.open("local", threads=1) as client:
+        assert list(client.run(profiled).values()) == [not crashes]
+    text = script("slurm", memory="1GB", log_directory=tmp_path, job_script_prologue=["module load python"])
+    assert ("export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False" in text) == crashes
+    assert "module load python" in text
+    with dask.config.set({"jobqueue.slurm.job-script-prologue": ["module load gdal"]}):
+        assert "module load gdal" in script("slurm", memory="1GB", log_directory=tmp_path)
 
 
 @pytest.mark.parametrize("tls", [False, True])

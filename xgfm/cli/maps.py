@@ -193,10 +193,13 @@ def _cluster(workers: int, scheduler: str | None) -> Iterator[None]:
         return
     from distributed import Client, LocalCluster
 
+    from xgfm.cluster import unprofiled
+
     if scheduler is not None:
         with Client(scheduler):
             yield
         return
+    unprofiled()
     threads = max(1, (os.cpu_count() or 1) // workers)
     with (
         LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address="127.0.0.1:0") as cluster,

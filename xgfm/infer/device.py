@@ -12,11 +12,13 @@ import platform
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ from xgfm.errors import TaskError
 if TYPE_CHECKING:
     from xgfm.models.handle import ModelHandle
 
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -42,6 +46,9 @@ _KEPT = 1 << 25
 _HEAP = 2 * _KEPT
 """Bytes of a heap of a thread that is not the first one (``HEAP_MAX_SIZE`` of glibc's arena.c)."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+
+_CALLERS = 8
+"""Threads that call a model at once, at most: between its operations each needs Python, which serves one at a time."""
 
 _LOCK = threading.RLock()
 _DEVICES: dict[str, threading.Lock] = {}
@@ -262,4 +269,53 @@ def set_threads() -> None:
     except ValueError:  # not in a worker: torch's own choice stands, also where a worker of this process has ended
         threads = _OWN_THREADS
     if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def shareable(module: nn.Module) -> bool:
+    """Tell whether several threads may call a module at once.
+
+    What is made of this package's and torch's own layers keeps nothing of a call. Of others that is not known.
+    """
+    return all(type(part).__module__.startswith(("xgfm.", "torch.nn.modules.")) for part in module.modules())
+
+
+def callers(device: str) -> int:
+    """Return how many threads call a model at once on a device, each with its share of torch's threads.
+
+    On a CPU, windows that go through the model beside each other take less time than the same windows one call after
+    the other, each operation shared by all threads: they need not wait for each other after every operation. A map
+    takes 8 to 14 % less (measured on two cores, tiny, 100M and 300M, bf16; tiny, fp32).
+    """
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    return threads // -(-threads // _CALLERS)
+
+
+def in_order(work: Callable[[Part], Result], parts: Sequence[Part], at_once: int) -> Iterator[Result]:
+    """Do some work on each part, on several at once in threads of their own, and yield what comes of them in turn.
+
+    Few are ahead of what was taken. Torch's threads are shared between those at work, and given back at the end.
+    """
+    at_once = min(at_once, len(parts))
+    if at_once < 2:
+        yield from map(work, parts)
+        return
+    threads = torch.get_num_threads()
+
+    def one(part: Part) -> Result:
+        torch.set_num_threads(threads // at_once)
+        with torch.inference_mode():  # a thread's own, as is what was set before
+            return work(part)
+
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="xgfm-model")
+    try:
+        for part in parts:
+            waiting.append(pool.submit(one, part))
+            if len(waiting) > at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

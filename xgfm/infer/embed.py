@@ -21,7 +21,7 @@ from xgfm.errors import FramesError, GridError, TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
-from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
+from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready, shareable
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.models import registry
@@ -77,7 +77,8 @@ class _Embed:
                 return torch.where(seen, quantised(features), NO_FEATURE).to(torch.int8)
             return torch.where(seen, features, torch.nan).to(getattr(torch, self.dtype))
 
-        return run(block, place, first_frame, step, finish, out, self.settings, device, dtype_of(module))
+        shared, dtype = shareable(encoder), dtype_of(module)
+        return run(block, place, first_frame, step, finish, out, self.settings, device, dtype, shared=shared)
 
 
 def quantised(features: torch.Tensor) -> torch.Tensor:

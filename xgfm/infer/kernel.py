@@ -7,9 +7,9 @@ out of it there, a batch of them becomes float at a time, and the answer travels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from xgfm.infer.device import (
     alone,
     batch_size,
     beside,
+    callers,
     fetching,
+    in_order,
     in_parts,
     keep_memory,
     set_threads,
@@ -83,7 +85,7 @@ class Settings:
     min_valid: float = 0.0
     """Share of valid pixels under which a window is left out; a window without any always is."""
     batch_size: int | None = None
-    """Windows that go through the model at once; None for what suits the device."""
+    """Windows of one call of the model at most; None for what suits the device."""
     window_values: int = 0
     """Of the largest tensor that the model makes of one window; 0 where that is not known."""
     name: str = "model"
@@ -117,6 +119,8 @@ class Batch:
         return Batch(self.x[start:stop], self.valid[start:stop], self.cuts[start:stop], time, location)
 
 
+Said = Iterator[tuple[torch.Tensor, list[Cut]]]
+"""What is said of some windows ``(B, ..., H, W)``, and which they are."""
 Step = Callable[[Batch], torch.Tensor]
 """A batch through the model: ``(B, channel, H, W)`` in cells of the answer."""
 Finish = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -133,6 +137,8 @@ def run(
     settings: Settings,
     device: str,
     dtype: torch.dtype,
+    *,
+    shared: bool,
 ) -> np.ndarray:
     """Run every window of a block through a model and put the answers together.
 
@@ -150,6 +156,8 @@ def run(
         ``(group, layer, y, x)``, filled with nodata: the answer is written into a copy of it.
     settings, device, dtype
         How, where, and the number format that the model takes.
+    shared
+        Whether several threads may be in ``step`` at once.
 
     Raises
     ------
@@ -157,9 +165,9 @@ def run(
         Where the model answers NaN.
     """
     keep_memory()
-    set_threads()
     check_values(block, settings.pixels)
     with under_way(device) as stream, torch.inference_mode():
+        set_threads()
         answer = torch.from_numpy(out).to(device, copy=True)
         wrong = torch.zeros((), dtype=torch.bool, device=device)
         at_once = max(_BYTES // (block[0].nbytes * settings.frames), 1)
@@ -169,7 +177,8 @@ def run(
                 part = block[frame : frame + at_once * settings.frames]
                 pixels = _prepared(part, place, device, settings)
             with alone(device):
-                _run_windows(pixels, place, first_frame + frame, step, finish, answer[group:], wrong, settings, dtype)
+                model = _Model(step, finish, dtype, callers(device) if shared else 1)
+                _run_windows(pixels, place, first_frame + frame, model, answer[group:], wrong, settings)
         with alone(device):
             fetch = fetching(answer, wrong)
         filled, bad = fetch()
@@ -203,31 +212,45 @@ def _cut(x: torch.Tensor, cut: Cut, place: Block, settings: Settings) -> torch.T
     return x[cut.group, ..., top : top + settings.window, left : left + settings.window]
 
 
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What a block's windows go through."""
+
+    step: Step
+    finish: Finish
+    dtype: torch.dtype
+    callers: int
+    """Threads that call it at once."""
+
+
 def _run_windows(
     pixels: _Prepared,
     place: Block,
     first_frame: int,
-    step: Step,
-    finish: Finish,
+    model: _Model,
     answer: torch.Tensor,
     wrong: torch.Tensor,
     settings: Settings,
-    dtype: torch.dtype,
 ) -> None:
     """Run as many groups of frames as memory is planned for; say in ``wrong`` whether the model failed."""
     for tensor in (pixels.raw, pixels.valid):
         used_here(tensor)
 
+    def work(cuts: list[Cut]) -> tuple[torch.Tensor, torch.Tensor, list[Cut]]:
+        batch = tell(batch_of(cuts, pixels, place, settings, model.dtype), settings, first_frame)
+        raw = _ask(model.step, batch)
+        return raw if settings.blend else model.finish(raw, batch.valid), raw.amax().isnan(), cuts
+
     def said() -> Said:
-        for batch in batches(pixels, place, settings, dtype):
-            raw = _ask(step, tell(batch, settings, first_frame))
-            wrong.logical_or_(raw.amax().isnan())
-            yield raw, batch
+        batches = _batches(pixels, settings, model)
+        for layers, failed, cuts in in_order(work, batches, model.callers):
+            wrong.logical_or_(failed)
+            yield layers, cuts
 
     if settings.blend:
-        _blend(answer, said(), finish, pixels.valid, place, settings)
+        _blend(answer, said(), model.finish, pixels.valid, place, settings)
     else:
-        _place(answer, said(), finish, place, settings)
+        _place(answer, said(), place, settings)
 
 
 def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -242,15 +265,21 @@ def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:
     return x
 
 
-def batches(pixels: _Prepared, place: Block, settings: Settings, dtype: torch.dtype) -> Iterator[Batch]:
-    """Batch the windows of a block, over groups too, and normalise a batch at a time."""
-    device = str(pixels.raw.device)
-    most = settings.batch_size or batch_size(device, settings.window_values * dtype.itemsize)
-    for start in range(0, len(pixels.cuts), most):  # full ones, not even ones: those of odd sizes are slower on a CPU
-        cuts = pixels.cuts[start : start + most]
-        raw, valid = (torch.stack([_cut(t, c, place, settings) for c in cuts]) for t in (pixels.raw, pixels.valid))
-        x = normalise(raw, settings.pixels, dtype, whole=all(cut.share == 1 for cut in cuts))
-        yield Batch(x, valid, cuts, None, None)
+def _batches(pixels: _Prepared, settings: Settings, model: _Model) -> Sequence[list[Cut]]:
+    """Share the windows of a block, over groups too, between batches of like size, as many for each caller."""
+    most = settings.batch_size or batch_size(str(pixels.raw.device), settings.window_values * model.dtype.itemsize)
+    windows = len(pixels.cuts)
+    rounds = -(-windows // (most * model.callers))
+    count = min(rounds * model.callers, windows)
+    edges = [windows * i // count for i in range(count + 1)] if count else []
+    return [pixels.cuts[start:stop] for start, stop in pairwise(edges)]
+
+
+def batch_of(cuts: list[Cut], pixels: _Prepared, place: Block, settings: Settings, dtype: torch.dtype) -> Batch:
+    """Cut windows out of a block and normalise them."""
+    raw, valid = (torch.stack([_cut(t, c, place, settings) for c in cuts]) for t in (pixels.raw, pixels.valid))
+    x = normalise(raw, settings.pixels, dtype, whole=all(cut.share == 1 for cut in cuts))
+    return Batch(x, valid, cuts, None, None)
 
 
 def tell(batch: Batch, settings: Settings, first_frame: int) -> Batch:
@@ -277,13 +306,10 @@ def _ask(step: Step, batch: Batch) -> torch.Tensor:
     return in_parts(len(batch.cuts), str(batch.x.device), work)
 
 
-Said = Iterator[tuple[torch.Tensor, Batch]]
-
-
-def _place(answer: torch.Tensor, said: Said, finish: Finish, place: Block, settings: Settings) -> None:
+def _place(answer: torch.Tensor, said: Said, place: Block, settings: Settings) -> None:
     """Write each window's inner part where it belongs."""
-    for raw, batch in said:
-        for layers, cut in zip(finish(raw, batch.valid), batch.cuts, strict=True):
+    for windows, cuts in said:
+        for layers, cut in zip(windows, cuts, strict=True):
             to_rows, from_rows = _inner(cut.row, place.rows.start, settings.scale)
             to_columns, from_columns = _inner(cut.column, place.columns.start, settings.scale)
             answer[cut.group, :, to_rows, to_columns] = layers[:, from_rows, from_columns]
@@ -307,8 +333,8 @@ def _blend(
     weight = side[:, None] * side
     total: torch.Tensor | None = None
     weight_sum = torch.zeros((len(valid), rows.stop - rows.start, columns.stop - columns.start), device=valid.device)
-    for raw, batch in said:
-        for logits, cut in zip(raw, batch.cuts, strict=True):
+    for windows, cuts in said:
+        for logits, cut in zip(windows, cuts, strict=True):
             to_rows, from_rows = _shared(cut.row, rows, settings.window)
             to_columns, from_columns = _shared(cut.column, columns, settings.window)
             if total is None:

@@ -25,7 +25,7 @@ from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.augment import averaged_over_d4
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
-from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
+from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready, shareable
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.infer.layers import LAYERS, OUT_OF_DOMAIN, layer_count, map_layers, missing
@@ -87,7 +87,9 @@ class _Predict:
                 return map_layers(said, valid, self.layers, spec.temperature)
             return map_layers(said[:, :-1], valid, self.layers, spec.temperature, domain.share(said[:, -1:]))
 
-        return run(block, place, first_frame, step, finish, out, self.settings, device, dtype_of(module))
+        shared = domain is None and shareable(module)  # one thread at a time may watch a module
+        dtype = dtype_of(module)
+        return run(block, place, first_frame, step, finish, out, self.settings, device, dtype, shared=shared)
 
 
 def predict(
@@ -145,7 +147,8 @@ def predict(
     device : str, optional
         Torch's name of the device: ``"cpu"``, ``"cuda"``. Where not given, each worker takes CUDA if it has it.
     batch_size : int, optional
-        Windows that go through the model at once; by default what suits the device.
+        Windows of one call of the model at most; by default what suits the device. On a CPU several calls are under way
+        at once.
 
     Returns
     -------

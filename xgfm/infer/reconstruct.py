@@ -21,7 +21,7 @@ from xgfm.errors import TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
-from xgfm.infer.device import check_device, pick
+from xgfm.infer.device import check_device, pick, shareable
 from xgfm.infer.embed import check_frames
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
@@ -65,7 +65,8 @@ class _Reconstruct:
         def finish(planes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
             return torch.where(valid[:, None], planes, torch.nan)
 
-        return run(block, place, first_frame, step, finish, out, self.settings, device, torch.float32)
+        shared, dtype = shareable(model), torch.float32
+        return run(block, place, first_frame, step, finish, out, self.settings, device, dtype, shared=shared)
 
     def _noise(self, row: int, column: int) -> torch.Tensor:
         """Noise of a window, from its place on the CRS: the same in every cube and chunking."""

@@ -337,6 +337,9 @@ def _workers(client: Client | None) -> Iterator[Client]:
         return
     from distributed import Client as LocalClient
 
+    from xgfm.cluster import unprofiled
+
+    unprofiled()
     with LocalClient(
         processes=False, n_workers=1, threads_per_worker=LOCAL_THREADS, memory_limit=0, dashboard_address=":0"
     ) as own:

@@ -155,7 +155,7 @@ class Options(_Record):
     batch_size: Whole | None = Field(
         default=None, description="a whole number of windows from 1 on; absent for what suits the device"
     )
-    """Windows that go through the model at once; None for what suits the device."""
+    """Windows of one call of the model at most; None for what suits the device."""
 
 
 class Limits(_Record):
