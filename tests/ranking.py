@@ -18,6 +18,7 @@ import small
 import torch
 from distributed import WorkerPlugin
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from xgfm.errors import TrainError
@@ -243,11 +244,34 @@ class Strike(WorkerPlugin):
         strike(self.fault)
 
 
+def threads_are_gone() -> None:
+    """Fail where threads of a process group are left."""
+    names = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]  # of threads, on Linux
+    if kept := [name for name in names if "gloo" in name]:
+        raise SystemExit(f"threads outlive the group that they belong to: {kept}")
+
+
+def watch_parting() -> None:
+    """Let a rank fail that keeps something of the group when it leaves it.
+
+    What is freed later frees the group, and waits for its threads, which may wait for Python: for ever.
+    """
+    leave = dist.destroy_process_group
+
+    def left() -> None:
+        leave()
+        threads_are_gone()
+
+    dist.destroy_process_group = left
+
+
 def main(what: str, path: str, *which: str) -> None:
-    """Be a rank that torchrun or srun has started; ``which``: a rank and a step, at which it is killed once."""
+    """Be a rank that torchrun or srun has started; ``which``: a rank and a step, at which it comes to grief once."""
     torch.set_num_threads(1)
-    if what == "train":
-        strike(Fault(int(which[0]), int(which[1]), breaking.kill, f"{path}.struck"))
+    if what in ("train", "train-and-fail"):
+        watch_parting()
+        how = breaking.kill if what == "train" else dies
+        strike(Fault(int(which[0]), int(which[1]), how, f"{path}.struck"))
         sys.exit(train_main([path]))
     with joined(device="cpu") as here:
         if what == "gradients":
@@ -256,9 +280,7 @@ def main(what: str, path: str, *which: str) -> None:
             rank, step = map(int, which)
             done = count_up(here, path, step + 3, Fault(rank, step, breaking.kill, str(Path(path) / "struck")))
             Path(path, f"done-{here.rank}.json").write_text(json.dumps(done))
-    names = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]  # of threads, on Linux
-    if kept := [name for name in names if "gloo" in name]:
-        raise SystemExit(f"threads outlive the group that they belong to: {kept}")
+    threads_are_gone()
 
 
 if __name__ == "__main__":

@@ -148,18 +148,33 @@ def test_a_training_of_which_a_rank_is_killed(rank: int, client: Client, whole: 
     assert result.metrics == pytest.approx(whole.metrics, rel=1e-5)
 
 
+def torchrun(what: str, path: Path, *, restarts: int) -> subprocess.CompletedProcess[str]:
+    """Train on two ranks; the second comes to grief on the way."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [f"--max-restarts={restarts}", ranking.__file__, what, str(path), "1", str(AT)]
+    return subprocess.run(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def test_a_training_of_torchrun_of_which_a_rank_is_killed(whole: TrainResult) -> None:
     settings = ranking.training(whole.folder.parent, "torchrun")
     path = whole.folder.parent / "torchrun.yaml"
     settings.write(path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    command += [ranking.__file__, "train", str(path), "1", str(AT)]
-    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = torchrun("train", path, restarts=1)
     assert done.returncode == 0, done.stdout[-3000:]
     assert Path(f"{path}.struck").exists()
     history = read_history(settings.folder)
     np.testing.assert_allclose(history["loss"], whole.history["loss"], rtol=1e-5)
     assert (Path(settings.folder) / "task" / "model.safetensors").exists()
+
+
+def test_a_rank_of_torchrun_that_fails_leaves_nothing_of_the_group(tmp_path: Path) -> None:
+    """Its error holds the frames that it came through, and they the module that adds up gradients."""
+    settings, path = ranking.training(tmp_path, "fails"), tmp_path / "fails.yaml"
+    settings.write(path)
+    done = torchrun("train-and-fail", path, restarts=0)
+    assert done.returncode == 1
+    assert "one rank alone has failed" in done.stdout
+    assert "threads outlive" not in done.stdout
 
 
 def environment() -> dict[str, str]:

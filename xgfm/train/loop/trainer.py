@@ -118,12 +118,17 @@ def train(settings: TrainSettings) -> TrainResult:
         A rank among several has run out of memory: the next attempt takes fewer chips at once.
     """
     with joined(device=settings.device) as ranks:
-        gpus = [torch.device(ranks.device)] if ranks.device.startswith("cuda") else []
-        with torch.random.fork_rng(gpus):  # the caller's own draws stay what they are
-            run = begin(settings, ranks)
-            if not run.state.finished:
-                run.work()
-            return run.result()
+        return _train(settings, ranks)
+
+
+def _train(settings: TrainSettings, ranks: Ranks) -> TrainResult:
+    """Begin and end a run: what adds up its gradients is gone when this returns, before the ranks part."""
+    gpus = [torch.device(ranks.device)] if ranks.device.startswith("cuda") else []
+    with torch.random.fork_rng(gpus):  # the caller's own draws stay what they are
+        run = begin(settings, ranks)
+        if not run.state.finished:
+            run.work()
+        return run.result()
 
 
 @dataclass

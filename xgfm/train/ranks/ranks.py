@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -160,12 +161,24 @@ def _group(ranks: Ranks, place: Rendezvous | None) -> Iterator[None]:
         try:
             yield
             dist.barrier()  # rank 0 holds the address book: it leaves when nobody needs it any more
-        except BaseException:
+        except BaseException as error:
             if dist.group.WORLD is not None:
                 dist.group.WORLD.abort()  # peers get an error instead of waiting
+            _forget(error)
             raise
         finally:
             dist.destroy_process_group()
+
+
+def _forget(error: BaseException | None) -> None:
+    """Let an error hold nothing of the functions that it came out of.
+
+    A module that adds up gradients would be freed after the group is left, and the group with it: Python stands still
+    meanwhile, and a thread of the group that waits for Python is waited for.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _join(ranks: Ranks, place: Rendezvous) -> None:
