@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from xgfm.grid import TILE_PIXELS, TILE_RESOLUTION
 
 if TYPE_CHECKING:
     import dask.array as da
+    from odc.geo.crs import CRS
     from odc.geo.geobox import GeoBox
 
 Step = Sequence[HlsItem]
@@ -108,7 +109,7 @@ def place(item: HlsItem, band: str, geobox: GeoBox) -> Source:
     """Return where a granule's asset lies on the target grid."""
     grid = item.geobox
     same = grid.crs == geobox.crs and grid.resolution == geobox.resolution
-    left, bottom, right, top = _bounds_in(grid, geobox)
+    left, bottom, right, top = _bounds_in(tuple(grid.boundingbox.bbox), grid.crs, geobox.crs)
     column, row = (left - geobox.transform.c) / geobox.transform.a, (top - geobox.transform.f) / geobox.transform.e
     aligned = bool(same and column == round(column) and row == round(row))
     if aligned:
@@ -173,15 +174,16 @@ def _is_nameless(wkt: str) -> bool:
     return bool(crs.is_projected) and crs.to_epsg() is None
 
 
-def _bounds_in(grid: GeoBox, geobox: GeoBox) -> tuple[float, float, float, float]:
-    """Left, bottom, right, top of a grid in the CRS of another."""
-    bounds: tuple[float, float, float, float] = grid.boundingbox.bbox
-    if grid.crs == geobox.crs or grid.crs is None or geobox.crs is None:
+@lru_cache(maxsize=4096)  # each block of a job asks it of each granule, and PROJ takes some 20 ms to find a way
+def _bounds_in(
+    bounds: tuple[float, float, float, float], crs: CRS | None, target: CRS | None
+) -> tuple[float, float, float, float]:
+    """Left, bottom, right, top of a tile in another CRS."""
+    if crs == target or crs is None or target is None:
         return bounds
     from pyproj import Transformer
 
-    transformer = Transformer.from_crs(grid.crs.proj, geobox.crs.proj, always_xy=True)
-    return transformer.transform_bounds(*bounds, densify_pts=41)
+    return Transformer.from_crs(crs.proj, target.proj, always_xy=True).transform_bounds(*bounds, densify_pts=41)
 
 
 def check_chunks(chunks: Any) -> tuple[int, int]:
