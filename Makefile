@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Tests run side by side, so each has one thread for its numbers.
+# So many tests, and pages of the docs, run side by side; a test therefore has one thread for its numbers.
 WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
@@ -22,7 +22,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs-installed
-	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -j $(WORKERS) -W --keep-going -b html docs docs/_build/html
 
 clean:
 	rm -rf $(VENV) demo-output docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,6 +6,8 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
+from jupyter_cache import get_cache
+
 import xgfm
 
 DOCS = Path(__file__).parent
@@ -37,6 +39,7 @@ default_role = "py:obj"
 # Executed pages. Each runs in an empty folder of its own.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(DOCS / "_build" / "jupyter_cache" / _code_digest())
+get_cache(nb_execution_cache_path).list_cache_records()  # makes it, before pages that run side by side each would
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240
