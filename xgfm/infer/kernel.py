@@ -271,7 +271,8 @@ def _batches(pixels: _Prepared, settings: Settings, model: _Model) -> Sequence[l
     windows = len(pixels.cuts)
     rounds = -(-windows // (most * model.callers))
     count = min(rounds * model.callers, windows)
-    edges = [windows * i // count for i in range(count + 1)] if count else []
+    size, more = divmod(windows, max(count, 1))
+    edges = [size * i + min(i, more) for i in range(count + 1)]  # the larger first: all callers end at about one time
     return [pixels.cuts[start:stop] for start, stop in pairwise(edges)]
 
 
