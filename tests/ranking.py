@@ -217,7 +217,7 @@ def training(folder: Path, name: str, **changes: Any) -> TrainSettings:
         "class_weights": [0.5, 1.0, 2.0],
         "precision": "fp32",
         "device": "cpu",
-        "seed": 3,
+        "seed": 5,  # of 3 and 6 a value lies at the kink of a ReLU: sums in another order give another gradient there
     }
     return TrainSettings(**{**kept, **changes})
 
