@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import dask.array as da
 import numpy as np
@@ -14,6 +17,8 @@ from odc.geo.geobox import GeoBox
 from torch import nn
 
 from xgfm.grid import with_grid
+from xgfm.infer import device
+from xgfm.models.build import build_task
 from xgfm.models.spec import PRITHVI_BANDS, ClassInfo, ModelSpec, Statistics, TaskSpec
 
 DATES = ("2024-04-03", "2024-07-02", "2024-09-25", "2024-10-11")
@@ -120,3 +125,27 @@ class Handle:
 
     def __dask_tokenize__(self) -> object:
         return (self.digest, repr(self.spec), type(self.module).__name__)
+
+
+def transformer_task() -> tuple[TaskSpec, nn.Module]:
+    """Return a small task of Prithvi's architecture, and its module."""
+    torch.manual_seed(3)
+    architecture: dict[str, Any] = {
+        "family": "pixelwise",
+        "necks": [{"name": "SelectIndices", "indices": [1]}, {"name": "ReshapeTokensToImage"}],
+        "decoder": {"name": "LinearDecoder", "upsampling_size": 8},
+    }
+    spec = task_spec(model=model_spec(depth=2), architecture=architecture)
+    return spec, build_task(spec).eval().requires_grad_(False)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Have torch use some threads."""
+    before = torch.get_num_threads()
+    try:
+        with mock.patch.object(device, "_OWN_THREADS", count):
+            torch.set_num_threads(count)
+            yield
+    finally:
+        torch.set_num_threads(before)

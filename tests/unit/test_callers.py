@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,38 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import Handle, Positional, cube, model_spec, task_spec
+from toys import Handle, Positional, cube, model_spec, task_spec, torch_threads, transformer_task
 
 import xgfm
-from xgfm.infer import device
 from xgfm.infer.device import callers, in_order, shareable
-from xgfm.models.build import build_model, build_task
-from xgfm.models.spec import TaskSpec
+from xgfm.models.build import build_model
 
 predict = partial(xgfm.predict, precision="fp32", device="cpu")
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Have torch use some threads."""
-    before = torch.get_num_threads()
-    try:
-        with mock.patch.object(device, "_OWN_THREADS", count):
-            torch.set_num_threads(count)
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def small_task() -> tuple[TaskSpec, nn.Module]:
-    torch.manual_seed(3)
-    architecture: dict[str, Any] = {
-        "family": "pixelwise",
-        "necks": [{"name": "SelectIndices", "indices": [1]}, {"name": "ReshapeTokensToImage"}],
-        "decoder": {"name": "LinearDecoder", "upsampling_size": 8},
-    }
-    spec = task_spec(model=model_spec(depth=2), architecture=architecture)
-    return spec, build_task(spec).eval().requires_grad_(False)
 
 
 @settings(deadline=None, max_examples=10)
@@ -60,7 +32,7 @@ def small_task() -> tuple[TaskSpec, nn.Module]:
 def test_any_number_of_threads_gives_the_same_map(
     size: tuple[int, int], chunk: int, threads: int, batch_size: int | None, blend: Any
 ) -> None:
-    c, handle = cube(*size, missing=0.02, chunks=-1), Handle(*small_task())
+    c, handle = cube(*size, missing=0.02, chunks=-1), Handle(*transformer_task())
     ask = partial(predict, task=handle, return_=["class", "probability"], blend=blend)
     with torch_threads(1):
         one = ask(c).compute()
@@ -71,7 +43,7 @@ def test_any_number_of_threads_gives_the_same_map(
 
 
 def test_two_threads_are_in_a_model_of_ours_at_once() -> None:
-    spec, module = small_task()
+    spec, module = transformer_task()
     both = threading.Barrier(2, timeout=30)
 
     def meet(*_: Any) -> None:
@@ -100,7 +72,7 @@ def test_one_thread_is_in_a_model_of_others_at_once() -> None:
 
 
 def test_models_of_ours_may_be_shared_and_others_not() -> None:
-    assert shareable(small_task()[1])
+    assert shareable(transformer_task()[1])
     assert shareable(build_model(model_spec()))
     assert shareable(xgfm.load_task("crop-demo").load("cpu"))
     assert not shareable(Positional())

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from xgfm.errors import TaskError
+from xgfm.infer.products import products
 
 if TYPE_CHECKING:
     from xgfm.models.handle import ModelHandle
@@ -226,7 +227,7 @@ def _right(
 ) -> bool:
     """Tell whether the cast module's answer to noise is the module's own, within the precision of bf16."""
     noise = torch.randn(sample, generator=torch.Generator().manual_seed(0)).to(device)
-    with alone(device), torch.inference_mode():
+    with alone(device), torch.inference_mode(), products(device):
         exact, rough = answer(module, noise).float(), answer(cast, noise.to(torch.bfloat16)).float()
     error = float((rough - exact).square().mean().sqrt() / exact.std().clamp_min(1e-12))
     if error > _WRONG:  # one that is only rough is no news: precision="auto" is there to choose

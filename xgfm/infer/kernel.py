@@ -35,6 +35,7 @@ from xgfm.infer.device import (
     used_here,
 )
 from xgfm.infer.pixels import Pixels, check_values, normalise, on_device, valid_in
+from xgfm.infer.products import products
 
 _BYTES = 1 << 28
 """Of a block, as it is stored, that are on the device at once."""
@@ -302,9 +303,11 @@ def _ask(step: Step, batch: Batch) -> torch.Tensor:
     """Run a batch, in parts where the device's memory does not hold it whole."""
 
     def work(start: int, stop: int) -> torch.Tensor:
-        return step(batch.part(start, stop))
+        with products(device):
+            return step(batch.part(start, stop))
 
-    return in_parts(len(batch.cuts), str(batch.x.device), work)
+    device = str(batch.x.device)
+    return in_parts(len(batch.cuts), device, work)
 
 
 def _place(answer: torch.Tensor, said: Said, place: Block, settings: Settings) -> None:
