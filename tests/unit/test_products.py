@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -25,26 +26,56 @@ sizes = st.integers(1, 70)
 
 
 def close(seen: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Compare with what doubles give, at the scale of that."""
+    """Compare with what doubles give."""
     assert seen.shape == expected.shape
-    assert (seen.double() - expected).abs().max() <= tolerance * expected.abs().max().clamp_min(1e-30)
+    assert (seen.double() - expected).abs().max() <= tolerance
 
 
-@settings(deadline=None, max_examples=50)
+def laid_out(how: str, *shape: int) -> Tensor:
+    """Return noise of a shape, in memory one way or another."""
+    if how == "strided":
+        return torch.randn(*shape, 2)[..., 0]
+    if how == "across":
+        return torch.randn(*reversed(shape)).permute(*reversed(range(len(shape))))
+    if how == "repeated":
+        return torch.randn(*shape[:-1], 1).expand(*shape)
+    return torch.randn(*shape)
+
+
+layouts = st.sampled_from(["dense", "strided", "across", "repeated"])
+
+
+@settings(deadline=None, max_examples=100)
 @given(
-    lead=st.lists(st.integers(1, 5), min_size=1, max_size=3),
-    inner=sizes,
-    outer=sizes,
-    bias=st.booleans(),
-    strided=st.booleans(),
-)
-def test_a_linear_layer_says_the_same(lead: list[int], inner: int, outer: int, bias: bool, strided: bool) -> None:
-    x = torch.randn(*lead, 2 * inner)[..., ::2] if strided else torch.randn(*lead, inner)
-    weight, more = torch.randn(outer, inner), torch.randn(outer) if bias else None
+    lead=st.lists(st.integers(1, 5), min_size=1, max_size=3), inner=sizes, outer=sizes,
+    of_x=layouts, of_weight=layouts, of_bias=layouts | st.none(),
+)  # fmt: skip
+def test_a_linear_layer_says_the_same(
+    lead: list[int], inner: int, outer: int, of_x: str, of_weight: str, of_bias: str | None
+) -> None:
+    x, weight = laid_out(of_x, *lead, inner), laid_out(of_weight, outer, inner)
+    bias = None if of_bias is None else laid_out(of_bias, outer)
     with torch.inference_mode(), mock.patch.object(products, "_linear", wraps=products._linear) as ours, OtherKernels():
-        seen = F.linear(x, weight, more)
-    assert ours.called
-    close(seen, F.linear(x.double(), weight.double(), None if more is None else more.double()), 1e-5)
+        seen = F.linear(x, weight, bias)
+    assert ours.called or {of_weight, of_bias} & {"strided", "repeated"}
+    summed = F.linear(x.abs(), weight.abs(), None if bias is None else bias.abs()).max()  # errors are of this scale
+    close(seen, F.linear(x.double(), weight.double(), None if bias is None else bias.double()), 1e-6 * float(summed))
+
+
+@pytest.mark.parametrize("bias", [5, 1])
+@pytest.mark.parametrize("inner", [8, 7])
+def test_what_does_not_fit_is_torchs_error(bias: int, inner: int) -> None:
+    def ask() -> Tensor:
+        return F.linear(torch.zeros(3, inner), torch.zeros(4, 8), torch.zeros(bias))
+
+    said = []
+    for kernels in (contextlib.nullcontext(), OtherKernels()):
+        with torch.inference_mode(), kernels:
+            try:
+                said.append(str(tuple(ask().shape)))
+            except RuntimeError as error:
+                said.append(str(error))
+    assert said[0] == said[1]
 
 
 @settings(deadline=None, max_examples=30)
@@ -62,9 +93,7 @@ def test_attention_says_the_same(batch: int, heads: int, count: int, others: int
     with torch.inference_mode(), mock.patch.object(products, "_SCORES", at_once), OtherKernels():
         seen = F.scaled_dot_product_attention(query, key, value)
     exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
-    close(seen, exact, 0.03)
-    with torch.inference_mode():
-        close(F.scaled_dot_product_attention(query, key, value), exact, 0.03)
+    close(seen, exact, 0.02 * float(value.abs().max()))  # means of values, by weights of bf16
 
 
 def images(*shape: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +111,6 @@ OTHERWISE: dict[str, Callable[[], Tensor]] = {
     "one row": lambda: F.linear(torch.randn(8), torch.randn(4, 8)),
     "no rows": lambda: F.linear(torch.randn(0, 8), torch.randn(4, 8)),
     "a row of weights": lambda: F.linear(torch.randn(3, 8), torch.randn(8)),
-    "weights across": lambda: F.linear(torch.randn(3, 8), torch.randn(8, 4).T),
     "double": lambda: F.linear(torch.randn(3, 8).double(), torch.randn(4, 8).double()),
     "bfloat16": lambda: F.linear(torch.randn(3, 8).bfloat16(), torch.randn(4, 8).bfloat16()),
 }

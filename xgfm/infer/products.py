@@ -58,8 +58,12 @@ def _said_otherwise() -> bool:
 
 
 def _linear_is_ours(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    there = [x, weight] if bias is None else [x, weight, bias]
-    return _are(torch.float32, *there) and x.ndim > 1 and x.numel() > 0 and weight.ndim == 2 and weight.is_contiguous()
+    """Tell whether it is what layers do: what is laid out in other ways, oneDNN answers with wrong numbers."""
+    if bias is not None and not (_are(torch.float32, bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()):
+        return False
+    dense = weight.ndim == 2 and (weight.is_contiguous() or weight.T.is_contiguous())
+    fitting = x.ndim > 1 and x.numel() > 0 and x.shape[-1:] == weight.shape[1:]
+    return dense and fitting and _are(torch.float32, x, weight)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
