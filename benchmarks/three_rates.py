@@ -109,7 +109,7 @@ def rates(case: str, args: argparse.Namespace) -> dict[str, Any]:
         opened = xgfm.open_items(items, bounds=tuple(box.boundingbox))
         calls = {"forward": forward, "zarr": lambda: fed(stored), "cog": lambda: fed(opened)}
         taken = alternately(calls, args.repeats)
-    costs = {name: median(costs) for name, costs in taken.items()}
+    costs = {name: median(each) for name, each in taken.items()}
     whole = batches * at_once
     speed = {n: (whole if n == "forward" else windows) / c.wall for n, c in costs.items()}
     km2 = (args.size * 0.03) ** 2
