@@ -22,9 +22,10 @@ from harness import CASES, TILE, alternately, cube, geobox, median, pixels, rati
 import xgfm
 from xgfm.cube.overpass import Overpass
 from xgfm.cube.publish import write_granule
-from xgfm.infer.device import batch_size, callers, dtype_of, in_order, ready
+from xgfm.infer.device import batch_size, dtype_of, ready
 from xgfm.infer.inputs import lattice_origin, window_values
 from xgfm.infer.products import products
+from xgfm.infer.sharing import callers, in_order
 from xgfm.models.handle import ModelHandle
 from xgfm.windows import AxisPlan
 
@@ -97,7 +98,7 @@ def rates(case: str, args: argparse.Namespace) -> dict[str, Any]:
 
         def forward() -> None:
             with torch.inference_mode():
-                for _ in in_order(call, [x] * batches, callers(device)):
+                for _ in in_order(call, [x] * batches, callers(device), device):
                     pass
             _wait(device)
 

@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from torch import nn
 
 from xgfm.grid import with_grid
-from xgfm.infer import device
+from xgfm.infer import sharing
 from xgfm.models.build import build_task
 from xgfm.models.spec import PRITHVI_BANDS, ClassInfo, ModelSpec, Statistics, TaskSpec
 
@@ -144,7 +144,7 @@ def torch_threads(count: int) -> Iterator[None]:
     """Have torch use some threads."""
     before = torch.get_num_threads()
     try:
-        with mock.patch.object(device, "_OWN_THREADS", count):
+        with mock.patch.object(sharing, "_OWN_THREADS", count):
             torch.set_num_threads(count)
             yield
     finally:

@@ -1,11 +1,16 @@
-"""Several threads that call one model: which models they may, and that nothing but the time tells."""
+"""Several threads that call one model, of one block or two: which they may, and that nothing but the time tells."""
 
 from __future__ import annotations
 
+import signal
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -15,7 +20,8 @@ from torch import nn
 from toys import Handle, Positional, cube, model_spec, task_spec, torch_threads, transformer_task
 
 import xgfm
-from xgfm.infer.device import callers, in_order, shareable
+from xgfm.infer import sharing
+from xgfm.infer.sharing import callers, in_order, shareable, shared
 from xgfm.models.build import build_model
 
 predict = partial(xgfm.predict, precision="fp32", device="cpu")
@@ -54,7 +60,31 @@ def test_two_threads_are_in_a_model_of_ours_at_once() -> None:
         predict(cube(40, 40, chunks=-1), Handle(spec, module)).compute()
 
 
-def test_one_thread_is_in_a_model_of_others_at_once() -> None:
+def test_while_a_block_ends_the_next_one_begins() -> None:
+    spec, module = transformer_task()
+    begun, third = [], threading.Event()
+    inside = threading.Semaphore(2)
+
+    def leave(*_: Any) -> None:
+        inside.release()
+
+    def wait(*_: Any) -> None:
+        assert inside.acquire(blocking=False), "more than two calls are under way"
+        begun.append(None)  # two calls for each block
+        if len(begun) == 3:
+            third.set()
+        if len(begun) == 1:
+            assert third.wait(30), "one call of a block is under way, one is done, and no call of another one begins"
+
+    module.register_forward_pre_hook(wait)
+    module.register_forward_hook(leave)
+    with torch_threads(2), dask.config.set(scheduler="threads", num_workers=2):
+        predict(cube(64, 80, chunks=(-1, -1, -1, 40)), Handle(spec, module), batch_size=100).compute()
+    assert len(begun) == 4
+
+
+@pytest.mark.parametrize("chunk", [-1, 40])
+def test_one_thread_is_in_a_model_of_others_at_once(chunk: int) -> None:
     class Alone(Positional):
         inside = threading.Lock()
 
@@ -66,8 +96,8 @@ def test_one_thread_is_in_a_model_of_others_at_once() -> None:
                 self.inside.release()
 
     handle = Handle(task_spec(), Alone())
-    with torch_threads(4):
-        predict(cube(80, 80, chunks=-1), handle, batch_size=1).compute()
+    with torch_threads(4), dask.config.set(scheduler="threads", num_workers=4):
+        predict(cube(80, 80, chunks=(-1, -1, chunk, chunk)), handle, batch_size=1).compute()
     assert len(handle.module.seen) > 10
 
 
@@ -117,3 +147,88 @@ def test_a_failure_is_raised_and_nothing_more_is_begun() -> None:
     with torch_threads(2), pytest.raises(ValueError, match="three"):
         list(in_order(work, range(100), 2))
     assert max(begun) < 10
+
+
+def test_torch_has_its_threads_again_after_a_failure() -> None:
+    def work(part: int) -> int:
+        raise ValueError(part)
+
+    with torch_threads(2):
+        with pytest.raises(ValueError, match="0"):
+            list(in_order(work, range(100), 2))
+        assert torch.get_num_threads() == 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=40))
+def test_a_device_is_never_asked_for_more_than_it_has(wanted: list[int]) -> None:
+    lock, used = threading.Lock(), [Fraction(0)]
+
+    def compute(by: int) -> None:
+        with shared("of a test", by):
+            with lock:
+                used.append(used[-1] + Fraction(1, by))
+            with lock:
+                used.append(used[-1] - Fraction(1, by))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(compute, wanted))
+    assert max(used) <= 1
+    assert used[-1] == 0
+    assert len(used) == 2 * len(wanted) + 1
+
+
+def begun_in_turn(one: Callable[[], Any], pool: ThreadPoolExecutor) -> Any:
+    """Begin something that waits for the device, and return when it does."""
+    waiting = sharing._DEVICES["of a test"]._waiting
+    before = len(waiting)
+    future = pool.submit(one)
+    while len(waiting) == before:
+        assert not future.done()
+    return future
+
+
+def test_who_waits_for_a_whole_device_is_not_overtaken() -> None:
+    served: list[int] = []
+
+    def have(by: int) -> None:
+        with shared("of a test", by):
+            served.append(by)
+
+    with ThreadPoolExecutor(2) as pool, shared("of a test", 2):
+        begun_in_turn(partial(have, 1), pool)
+        begun_in_turn(partial(have, 3), pool)  # there is enough for it, but it came later
+        assert served == []
+    assert served == [1, 3]
+
+
+def test_who_is_stopped_while_waiting_does_not_stand_in_the_way() -> None:
+    def have() -> str:
+        with shared("of a test"):
+            return "had"
+
+    def stop() -> None:
+        while len(sharing._DEVICES["of a test"]._waiting) < 2:
+            pass
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    go = threading.Event()
+
+    def hold(held: threading.Event) -> None:
+        with shared("of a test"):
+            held.set()
+            go.wait(60)
+
+    with ThreadPoolExecutor(3) as pool:
+        held = threading.Event()
+        holding = pool.submit(hold, held)
+        assert held.wait(60)
+        first = begun_in_turn(have, pool)
+        stopping = pool.submit(stop)
+        with pytest.raises(KeyboardInterrupt):
+            have()
+        go.set()
+        holding.result()
+        stopping.result()
+        assert first.result() == "had"
+    assert have() == "had"

@@ -1,4 +1,4 @@
-"""Where and in what precision a model runs: device, threads, number format, batch size.
+"""Where and in what precision a model runs: device, number format, batch size.
 
 In: what the user asked for, on the worker that computes. Out: a module ready to be called. What is decided here depends
 on the machine, so it is decided when a block is computed and never stands in a graph.
@@ -9,16 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import queue
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,12 +22,11 @@ from torch import Tensor, nn
 
 from xgfm.errors import TaskError
 from xgfm.infer.products import products
+from xgfm.infer.sharing import shared
 
 if TYPE_CHECKING:
     from xgfm.models.handle import ModelHandle
 
-Part = TypeVar("Part")
-Result = TypeVar("Result")
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -48,15 +43,9 @@ _HEAP = 2 * _KEPT
 """Bytes of a heap of a thread that is not the first one (``HEAP_MAX_SIZE`` of glibc's arena.c)."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 
-_CALLERS = 8
-"""Threads that call a model at once, at most: between its operations each needs Python, which serves one at a time."""
-
 _LOCK = threading.RLock()
-_DEVICES: dict[str, threading.Lock] = {}
-_PLACES: dict[str, queue.SimpleQueue[torch.cuda.Stream | None]] = {}
 _CAST: dict[tuple[Any, str], nn.Module] = {}
 _FITS: dict[str, int] = {}
-_OWN_THREADS = torch.get_num_threads()
 
 
 def check_precision(precision: str) -> None:
@@ -80,63 +69,14 @@ def pick(device: str | None) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def alone(device: str) -> AbstractContextManager[Any]:
-    """Return the lock that one block at a time holds while it computes on a device, or is given to it to compute.
-
-    Torch already uses every core or the whole of a GPU.
-    """
-    with _LOCK:
-        return _DEVICES.setdefault(device, threading.Lock())
-
-
-@contextmanager
-def under_way(device: str) -> Iterator[torch.cuda.Stream | None]:
-    """Hold one of the few places of blocks that lie in a device's memory.
-
-    A CPU has one. A GPU has two, each with a stream of its own, on which a block is copied and prepared while the other
-    one computes.
-    """
-    with _LOCK:
-        if device not in _PLACES:
-            _PLACES[device] = queue.SimpleQueue()
-            streams = [torch.cuda.Stream(device) for _ in range(2)] if device.startswith("cuda") else [None]  # type: ignore[no-untyped-call]
-            for one in streams:
-                _PLACES[device].put(one)
-    stream = _PLACES[device].get()
-    try:
-        yield stream
-    finally:
-        _PLACES[device].put(stream)
-
-
-@contextmanager
-def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Copy and prepare on a block's own stream, and wait for that at the end."""
-    with torch.cuda.stream(stream):  # None: no stream, nothing to wait for
-        yield
-    if stream is not None:
-        stream.synchronize()
-
-
-def used_here(tensor: Tensor) -> None:
-    """Keep a tensor's memory, which belongs to the stream that it was made on, until the present stream is done."""
-    if tensor.is_cuda:
-        tensor.record_stream(torch.cuda.current_stream(tensor.device))
-
-
-def fetching(answer: Tensor, wrong: Tensor) -> Callable[[], tuple[np.ndarray, bool]]:
-    """Begin to copy an answer from its device; return how to wait for it. Other blocks may compute in the meantime."""
+def fetched(answer: Tensor, wrong: Tensor) -> tuple[np.ndarray, bool]:
+    """Copy an answer from its device, and wait for no more than that: other blocks may compute in the meantime."""
     there, failed = answer.to("cpu", non_blocking=True), wrong.to("cpu", non_blocking=True)
-    copied = torch.cuda.Event() if answer.is_cuda else None  # type: ignore[no-untyped-call]
-    if copied is not None:
+    if answer.is_cuda:
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
-
-    def wait() -> tuple[np.ndarray, bool]:
-        if copied is not None:
-            copied.synchronize()
-        return there.numpy(), bool(failed)
-
-    return wait
+        copied.synchronize()
+    return there.numpy(), bool(failed)
 
 
 def batch_size(device: str, window_bytes: int) -> int:
@@ -227,7 +167,7 @@ def _right(
 ) -> bool:
     """Tell whether the cast module's answer to noise is the module's own, within the precision of bf16."""
     noise = torch.randn(sample, generator=torch.Generator().manual_seed(0)).to(device)
-    with alone(device), torch.inference_mode(), products(device):
+    with shared(device), torch.inference_mode(), products(device):
         exact, rough = answer(module, noise).float(), answer(cast, noise.to(torch.bfloat16)).float()
     error = float((rough - exact).square().mean().sqrt() / exact.std().clamp_min(1e-12))
     if error > _WRONG:  # one that is only rough is no news: precision="auto" is there to choose
@@ -255,68 +195,3 @@ def keep_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT)
         mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT)
         mallopt(_M_TOP_PAD, _HEAP)
-
-
-def set_threads() -> None:
-    """Let torch use the threads of the Dask worker that it runs in.
-
-    Dask starts worker processes with one thread for numerical libraries, for many tasks at once; here one block
-    computes at a time and should have them all.
-    """
-    from distributed import get_worker
-
-    try:
-        threads = get_worker().state.nthreads
-    except ValueError:  # not in a worker: torch's own choice stands, also where a worker of this process has ended
-        threads = _OWN_THREADS
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-
-
-def shareable(module: nn.Module) -> bool:
-    """Tell whether several threads may call a module at once.
-
-    What is made of this package's and torch's own layers keeps nothing of a call. Of others that is not known.
-    """
-    return all(type(part).__module__.startswith(("xgfm.", "torch.nn.modules.")) for part in module.modules())
-
-
-def callers(device: str) -> int:
-    """Return how many threads call a model at once on a device, each with its share of torch's threads.
-
-    On a CPU, windows that go through the model beside each other take less time than the same windows one call after
-    the other, each operation shared by all threads: they need not wait for each other after every operation. A map
-    takes 8 to 14 % less (measured on two cores, tiny, 100M and 300M, bf16; tiny, fp32).
-    """
-    threads = torch.get_num_threads() if device == "cpu" else 1
-    return threads // -(-threads // _CALLERS)
-
-
-def in_order(work: Callable[[Part], Result], parts: Sequence[Part], at_once: int) -> Iterator[Result]:
-    """Do some work on each part, on several at once in threads of their own, and yield what comes of them in turn.
-
-    Few are ahead of what was taken. Torch's threads are shared between those at work, and given back at the end.
-    """
-    at_once = min(at_once, len(parts))
-    if at_once < 2:
-        yield from map(work, parts)
-        return
-    threads = torch.get_num_threads()
-
-    def one(part: Part) -> Result:
-        torch.set_num_threads(threads // at_once)
-        with torch.inference_mode():  # a thread's own, as is what was set before
-            return work(part)
-
-    waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(at_once, thread_name_prefix="xgfm-model")
-    try:
-        for part in parts:
-            waiting.append(pool.submit(one, part))
-            if len(waiting) > at_once:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)

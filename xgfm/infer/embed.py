@@ -21,9 +21,10 @@ from xgfm.errors import FramesError, GridError, TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
-from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready, shareable
+from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
+from xgfm.infer.sharing import shareable
 from xgfm.models import registry
 from xgfm.models.handle import load_model, load_task
 from xgfm.models.quirks import published_part

@@ -21,21 +21,10 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "torch", "inference") from error
 
-from xgfm.infer.device import (
-    alone,
-    batch_size,
-    beside,
-    callers,
-    fetching,
-    in_order,
-    in_parts,
-    keep_memory,
-    set_threads,
-    under_way,
-    used_here,
-)
+from xgfm.infer.device import batch_size, fetched, in_parts, keep_memory
 from xgfm.infer.pixels import Pixels, check_values, normalise, on_device, valid_in
 from xgfm.infer.products import products
+from xgfm.infer.sharing import beside, callers, in_order, set_threads, under_way, used_here
 
 _BYTES = 1 << 28
 """Of a block, as it is stored, that are on the device at once."""
@@ -177,12 +166,9 @@ def run(
             with beside(stream):
                 part = block[frame : frame + at_once * settings.frames]
                 pixels = _prepared(part, place, device, settings)
-            with alone(device):
-                model = _Model(step, finish, dtype, callers(device) if shared else 1)
-                _run_windows(pixels, place, first_frame + frame, model, answer[group:], wrong, settings)
-        with alone(device):
-            fetch = fetching(answer, wrong)
-        filled, bad = fetch()
+            model = _Model(step, finish, dtype, callers(device) if shared else 1, device)
+            _run_windows(pixels, place, first_frame + frame, model, answer[group:], wrong, settings)
+        filled, bad = fetched(answer, wrong)
     if bad:
         raise TaskError(f"the module of {settings.name!r} answers NaN to finite input; its weights are bad")
     return filled
@@ -222,6 +208,7 @@ class _Model:
     dtype: torch.dtype
     callers: int
     """Threads that call it at once."""
+    device: str
 
 
 def _run_windows(
@@ -244,7 +231,7 @@ def _run_windows(
 
     def said() -> Said:
         batches = _batches(pixels, settings, model)
-        for layers, failed, cuts in in_order(work, batches, model.callers):
+        for layers, failed, cuts in in_order(work, batches, model.callers, model.device):
             wrong.logical_or_(failed)
             yield layers, cuts
 

@@ -25,10 +25,11 @@ from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.augment import averaged_over_d4
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
-from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready, shareable
+from xgfm.infer.device import Precision, check_device, check_precision, dtype_of, pick, ready
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
 from xgfm.infer.layers import LAYERS, OUT_OF_DOMAIN, layer_count, map_layers, missing
+from xgfm.infer.sharing import shareable
 from xgfm.models import registry
 from xgfm.models.domain import enlarged, watched
 from xgfm.models.handle import load_task

@@ -21,10 +21,11 @@ from xgfm.errors import TaskError
 from xgfm.grid import geobox_of, with_grid
 from xgfm.infer.blocks import map_windows
 from xgfm.infer.check import check, spec_of
-from xgfm.infer.device import check_device, pick, shareable
+from xgfm.infer.device import check_device, pick
 from xgfm.infer.embed import check_frames
 from xgfm.infer.inputs import context_of, data_of, lattice_origin, model_facts, pixels_of, window_values
 from xgfm.infer.kernel import Batch, Settings, run
+from xgfm.infer.sharing import shareable
 from xgfm.models.handle import load_model
 from xgfm.models.spec import ModelSpec
 from xgfm.windows import Block

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -53,6 +53,7 @@ _ITEM = re.compile(r"item '([^']+)'")
 
 
 _LOADING = threading.Lock()
+_TURNS = threading.Semaphore(2)  # of blocks that predict: while one ends, the other one computes
 
 
 @lru_cache(maxsize=2)
@@ -242,7 +243,7 @@ def _within(seconds: float, work: Callable[[Any], T], tally: Tally) -> T:
 def answer(
     plan: Plan, block: Block, framed: xr.DataArray | None, handle: ModelHandle, clock: Clock
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a block, ``(..., y, x)`` by name; the device is waited for, and had alone."""
+    """Return the arrays of a block, ``(..., y, x)`` by name; two of a process predict at a time."""
     if framed is None:
         return _nothing(plan, block, handle)
     rows, columns = plan.reads(block)
@@ -251,24 +252,14 @@ def answer(
         "x": slice(block.columns.start - columns.start, block.columns.stop - columns.start),
     }
     result = plan.predict(framed, handle).isel(own)
-    with _LOADING:
-        turn = _turns()
     with clock("wait"):
-        turn.acquire()
+        _TURNS.acquire()
     try:
         with clock("predict"):
             computed = result.compute(scheduler="synchronous")
     finally:
-        turn.release()
+        _TURNS.release()
     return {str(name): np.asarray(variable.values) for name, variable in computed.data_vars.items()}
-
-
-@cache
-def _turns() -> threading.Semaphore:
-    """Return how many blocks may predict in this process: two on a GPU: one is copied while one computes."""
-    import torch
-
-    return threading.Semaphore(2 if torch.cuda.is_available() else 1)
 
 
 def _nothing(plan: Plan, block: Block, handle: ModelHandle) -> dict[str, np.ndarray]:

@@ -276,7 +276,7 @@ class _Attempt(Generic[T]):
 
 def _rank(function: Callable[[Ranks], Any], meeting: Rendezvous, pid: int, device: str | None) -> Any:
     """Be a rank, on a worker."""
-    from xgfm.infer.device import set_threads
+    from xgfm.infer.sharing import set_threads
 
     if os.getpid() != pid:  # Dask repeats what was on a worker that died
         raise ClusterError(f"the worker of rank {meeting.rank} was started again in the meantime")
