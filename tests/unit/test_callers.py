@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import dask
 import numpy as np
@@ -20,7 +21,7 @@ from torch import nn
 from toys import Handle, Positional, cube, model_spec, task_spec, torch_threads, transformer_task
 
 import xgfm
-from xgfm.infer import sharing
+from xgfm.infer import kernel, sharing
 from xgfm.infer.sharing import callers, in_order, shareable, shared
 from xgfm.models.build import build_model
 
@@ -176,6 +177,21 @@ def test_a_device_is_never_asked_for_more_than_it_has(wanted: list[int]) -> None
     assert max(used) <= 1
     assert used[-1] == 0
     assert len(used) == 2 * len(wanted) + 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_block_that_is_stopped_gives_the_device_back(threads: int) -> None:
+    def stopped(answer: Any, said: Any, *_: Any) -> None:
+        next(said)
+        raise KeyboardInterrupt
+
+    ask = partial(predict, cube(64, 64, chunks=-1), Handle(*transformer_task()), batch_size=2)
+    with torch_threads(threads), dask.config.set(scheduler="synchronous"):
+        with mock.patch.object(kernel, "_place", stopped), pytest.raises(KeyboardInterrupt) as kept:
+            ask().compute()
+        assert sharing._DEVICES["cpu"]._free == 1
+        ask().compute()
+    assert kept.tb is not None  # as a notebook keeps it, with all that its frames hold
 
 
 def begun_in_turn(one: Callable[[], Any], pool: ThreadPoolExecutor) -> Any:

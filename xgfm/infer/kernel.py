@@ -8,6 +8,7 @@ out of it there, a batch of them becomes float at a time, and the answer travels
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
@@ -230,15 +231,16 @@ def _run_windows(
         return raw if settings.blend else model.finish(raw, batch.valid), raw.amax().isnan(), cuts
 
     def said() -> Said:
-        batches = _batches(pixels, settings, model)
-        for layers, failed, cuts in in_order(work, batches, model.callers, model.device):
+        for layers, failed, cuts in answers:
             wrong.logical_or_(failed)
             yield layers, cuts
 
-    if settings.blend:
-        _blend(answer, said(), model.finish, pixels.valid, place, settings)
-    else:
-        _place(answer, said(), place, settings)
+    batches = _batches(pixels, settings, model)
+    with closing(in_order(work, batches, model.callers, model.device)) as answers:
+        if settings.blend:
+            _blend(answer, said(), model.finish, pixels.valid, place, settings)
+        else:
+            _place(answer, said(), place, settings)
 
 
 def pad_to(x: torch.Tensor, size: int) -> torch.Tensor:

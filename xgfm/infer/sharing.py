@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
@@ -106,8 +106,8 @@ def used_here(tensor: Tensor) -> None:
 def set_threads() -> None:
     """Let torch use the threads of the Dask worker that it runs in.
 
-    Dask starts worker processes with one thread for numerical libraries, for many tasks at once; here one block
-    computes at a time and should have them all.
+    Dask starts worker processes with one thread for numerical libraries, for many tasks at once; here blocks share all
+    of them.
     """
     from distributed import get_worker
 
@@ -140,11 +140,12 @@ def callers(device: str) -> int:
 
 def in_order(
     work: Callable[[Part], Result], parts: Sequence[Part], at_once: int, device: str = "cpu"
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Do some work on each part, on several at once in threads of their own, and yield what comes of them in turn.
 
     Few are ahead of what was taken. Torch's threads are shared between those at work, and given back at the end. Each
-    has its share of the device until it finds no part left: then the parts of another block may have it.
+    has its share of the device until it finds no part left: then the parts of another block may have it. Close what
+    this returns, or it keeps the device when an error is kept that came while somebody took from it.
     """
     if not parts:
         return
