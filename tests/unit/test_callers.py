@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +195,34 @@ def test_a_block_that_is_stopped_gives_the_device_back(threads: int) -> None:
         assert sharing._DEVICES["cpu"]._free == 1
         ask().compute()
     assert kept.tb is not None  # as a notebook keeps it, with all that its frames hold
+
+
+FORKED = """
+import os, signal
+import torch
+from xgfm.infer.sharing import in_order
+torch.set_num_threads(2)
+assert list(in_order(abs, [-1, -2, -3], 2)) == [1, 2, 3]
+child = os.fork()
+if not child:
+    signal.alarm(60)  # it would wait for threads that it does not have
+    os._exit(list(in_order(abs, [-4, -5, -6], 2)) != [4, 5, 6])
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], check=True, timeout=300)
+
+
+def test_threads_stay_from_block_to_block() -> None:
+    def which(_: int) -> int:
+        return threading.get_ident()
+
+    with torch_threads(2):
+        blocks = [set(in_order(which, range(20), 2)) for _ in range(5)]
+    assert len(set.union(*blocks)) <= 2
 
 
 def begun_in_turn(one: Callable[[], Any], pool: ThreadPoolExecutor) -> Any:

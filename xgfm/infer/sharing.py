@@ -6,13 +6,15 @@ has. While one block's last windows go through the model, the next block's first
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
+from functools import cache
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -149,7 +151,7 @@ def in_order(
     """
     if not parts:
         return
-    at_once = min(at_once, len(parts))
+    pool, at_once = _pool(at_once), min(at_once, len(parts))
     if at_once == 1:
         with shared(device):
             yield from map(work, parts)
@@ -162,16 +164,23 @@ def in_order(
             torch.set_num_threads(threads // at_once)  # a thread's own, as is the mode
             _do(work, todo)
 
+    calls = [pool.submit(call) for _ in range(at_once)]
     try:
-        with ThreadPoolExecutor(at_once, thread_name_prefix="xgfm-model") as pool:
-            for _ in range(at_once):
-                pool.submit(call)
-            try:
-                yield from _answers(parts, todo, at_once)
-            finally:
-                todo.put(None)  # also where somebody stopped taking
+        yield from _answers(parts, todo, at_once)
     finally:
+        todo.put(None)  # also where somebody stopped taking
+        wait(calls)
         torch.set_num_threads(threads)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return the threads that call models. They stay, as does the memory that the C library keeps for each of them."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="xgfm-model")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of them
 
 
 def _answers(parts: Sequence[Part], todo: _Todo[Part, Result], ahead: int) -> Iterator[Result]:
