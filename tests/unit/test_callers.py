@@ -197,6 +197,44 @@ def test_a_block_that_is_stopped_gives_the_device_back(threads: int) -> None:
     assert kept.tb is not None  # as a notebook keeps it, with all that its frames hold
 
 
+def test_a_device_is_given_back_where_no_thread_can_be_started() -> None:
+    class Full(ThreadPoolExecutor):
+        def submit(self, *work: Any, **more: Any) -> Any:
+            if self._work_queue.qsize() or self._threads:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*work, **more)
+
+    with (
+        torch_threads(2),
+        Full(2) as pool,
+        mock.patch.object(sharing, "_pool", return_value=pool),
+        pytest.raises(RuntimeError, match="can't start new thread"),
+    ):
+        list(in_order(abs, range(4), 2, "of a test"))
+    with shared("of a test"):
+        pass
+
+
+def test_a_thread_has_its_share_of_torch_s_from_its_first_call() -> None:
+    begun, go = threading.Barrier(3, timeout=60), threading.Event()
+
+    def work(_: int) -> int:
+        begun.wait()
+        assert go.wait(60)
+        assert (torch.ones(400, 400) @ torch.ones(400, 400)).sum() == 400**3
+        return torch.get_num_threads()
+
+    def another_block() -> None:
+        begun.wait()
+        torch.set_num_threads(4)
+        go.set()
+
+    with torch_threads(4), ThreadPoolExecutor(1) as pool:
+        sharing._pool.cache_clear()
+        pool.submit(another_block)
+        assert list(in_order(work, range(2), 2)) == [2, 2]
+
+
 FORKED = """
 import os, signal
 import torch
@@ -233,6 +271,16 @@ def begun_in_turn(one: Callable[[], Any], pool: ThreadPoolExecutor) -> Any:
     while len(waiting) == before:
         assert not future.done()
     return future
+
+
+def test_nobody_computes_beside_who_has_the_device_alone() -> None:
+    begun: list[int] = []
+    with torch_threads(2), ThreadPoolExecutor(1) as pool:
+        with shared("of a test"):
+            future = begun_in_turn(lambda: list(in_order(begun.append, range(4), 2, "of a test")), pool)
+            assert begun == []
+        future.result()
+    assert sorted(begun) == [0, 1, 2, 3]
 
 
 def test_who_waits_for_a_whole_device_is_not_overtaken() -> None:

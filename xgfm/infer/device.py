@@ -74,7 +74,7 @@ def fetched(answer: Tensor, wrong: Tensor) -> tuple[np.ndarray, bool]:
     there, failed = answer.to("cpu", non_blocking=True), wrong.to("cpu", non_blocking=True)
     if answer.is_cuda:
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()
+        copied.record(torch.cuda.current_stream(answer.device))
         copied.synchronize()
     return there.numpy(), bool(failed)
 

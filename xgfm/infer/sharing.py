@@ -15,15 +15,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from functools import cache
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-_Todo: TypeAlias = "queue.SimpleQueue[tuple[Part, Future[Result]] | None]"
-"""Parts to work on, each with what its answer is put into; None at their end."""
 
 _CALLERS = 8
 """Threads that call a model at once, at most: between its operations each needs Python, which serves one at a time."""
@@ -75,14 +73,15 @@ def shared(device: str, by: int = 1) -> AbstractContextManager[None]:
 def under_way(device: str) -> Iterator[torch.cuda.Stream | None]:
     """Hold one of the few places of blocks that lie in a device's memory.
 
-    There are two: while one block's last batches are computed, the threads that found none left take the other's. On a
-    GPU each has a stream of its own, on which a block is copied and prepared while the other one computes.
+    There are two: threads that find none of one block's windows left take the other's. On a GPU each has a stream of
+    its own, on which a block is copied and prepared while the other one computes.
     """
     with _LOCK:
         if device not in _PLACES:
+            streams = [torch.cuda.Stream(device) if device.startswith("cuda") else None for _ in range(2)]  # type: ignore[no-untyped-call]
             _PLACES[device] = queue.SimpleQueue()
-            for _ in range(2):
-                _PLACES[device].put(torch.cuda.Stream(device) if device.startswith("cuda") else None)  # type: ignore[no-untyped-call]
+            for one in streams:
+                _PLACES[device].put(one)
     stream = _PLACES[device].get()
     try:
         yield stream
@@ -145,9 +144,9 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """Do some work on each part, on several at once in threads of their own, and yield what comes of them in turn.
 
-    Few are ahead of what was taken. Torch's threads are shared between those at work, and given back at the end. Each
-    has its share of the device until it finds no part left: then the parts of another block may have it. Close what
-    this returns, or it keeps the device when an error is kept that came while somebody took from it.
+    Few are ahead of what was taken, and those of two blocks take turns. Torch's threads are shared between those at
+    work, and given back at the end. Close what this returns, or it keeps the device when an error is kept that came
+    while somebody took from it.
     """
     if not parts:
         return
@@ -157,51 +156,38 @@ def in_order(
             yield from map(work, parts)
         return
     threads = torch.get_num_threads()
-    todo: _Todo[Part, Result] = queue.SimpleQueue()
 
-    def call() -> None:
+    def one(part: Part) -> Result:
         with shared(device, at_once), torch.inference_mode():
-            torch.set_num_threads(threads // at_once)  # a thread's own, as is the mode
-            _do(work, todo)
+            torch.set_num_threads(max(threads // at_once, 1))  # a thread's own, as is the mode
+            return work(part)
 
-    calls = [pool.submit(call) for _ in range(at_once)]
+    waiting: deque[Future[Result]] = deque()
     try:
-        yield from _answers(parts, todo, at_once)
+        for part in parts:
+            waiting.append(pool.submit(one, part))
+            if len(waiting) > at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        todo.put(None)  # also where somebody stopped taking
-        wait(calls)
+        wait([future for future in waiting if not future.cancel()])
         torch.set_num_threads(threads)
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Return the threads that call models. They stay, as does the memory that the C library keeps for each of them."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="xgfm-model")
+    # What torch is asked first in a thread: before, it would take the process's number of threads, whatever is set.
+    return ThreadPoolExecutor(threads, thread_name_prefix="xgfm-model", initializer=torch.get_num_threads)
+
+
+def _forget() -> None:
+    """Begin anew in a forked process, which has no thread but one, and none that could give back what it has."""
+    _pool.cache_clear()
+    _DEVICES.clear()
+    _PLACES.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of them
-
-
-def _answers(parts: Sequence[Part], todo: _Todo[Part, Result], ahead: int) -> Iterator[Result]:
-    """Hand out parts, a few before their turn, and yield what comes of each."""
-    waiting: deque[Future[Result]] = deque()
-    for part in parts:
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-        waiting.append(Future())
-        todo.put((part, waiting[-1]))
-    todo.put(None)  # now: who finds it is through, while the others are at the last parts
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _do(work: Callable[[Part], Result], todo: _Todo[Part, Result]) -> None:
-    """Work off what is handed out, to the end."""
-    while (one := todo.get()) is not None:
-        part, answer = one
-        try:
-            answer.set_result(work(part))
-        except BaseException as error:  # noqa: BLE001 - raised where the answer is taken
-            answer.set_exception(error)
-    todo.put(None)  # for the next one
+    os.register_at_fork(after_in_child=_forget)
