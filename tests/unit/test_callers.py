@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
@@ -297,6 +297,15 @@ def test_who_waits_for_a_whole_device_is_not_overtaken() -> None:
     assert served == [1, 3]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt: dask-jobqueue's runner, once imported, makes it end the process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_who_is_stopped_while_waiting_does_not_stand_in_the_way() -> None:
     def have() -> str:
         with shared("of a test"):
