@@ -1,7 +1,7 @@
 """Who computes on a device when: blocks that are under way, and threads that call a model at once.
 
 In: blocks of several Dask threads of one process. Out: a device that is always busy, and never asked for more than it
-has. While one block's last windows go through the model, the next block's first ones do as well.
+has: windows of two blocks take turns, so that no thread waits for the last ones of either.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def shared(device: str, by: int = 1) -> AbstractContextManager[None]:
 def under_way(device: str) -> Iterator[torch.cuda.Stream | None]:
     """Hold one of the few places of blocks that lie in a device's memory.
 
-    There are two: threads that find none of one block's windows left take the other's. On a GPU each has a stream of
-    its own, on which a block is copied and prepared while the other one computes.
+    There are two: no thread waits for the last windows of one block while the other one has some. On a GPU each has a
+    stream of its own, on which a block is copied and prepared while the other one computes.
     """
     with _LOCK:
         if device not in _PLACES:

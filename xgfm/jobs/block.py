@@ -53,7 +53,7 @@ _ITEM = re.compile(r"item '([^']+)'")
 
 
 _LOADING = threading.Lock()
-_TURNS = threading.Semaphore(2)  # of blocks that predict: while one ends, the other one computes
+_TURNS = threading.Semaphore(2)  # of blocks that predict: their windows take turns
 
 
 @lru_cache(maxsize=2)
